@@ -1,0 +1,51 @@
+"""An image flows through five values: Image -> Tree -> Artifact -> Guest -> Report; nouns are files, arrows are folders.
+
+    Image --sources/--> Package* --compose--> Tree --formats/--> Artifact --targets/--> Guest --checks/--> facts --> Report
+
+docs/house.md shows the whole house. The names below are all that a definition needs, most to least important; they are
+looked up when first used, so that `import imagekit` costs nothing.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from imagekit.errors import Problem as Problem
+    from imagekit.image import DOCS as DOCS
+    from imagekit.image import Budget as Budget
+    from imagekit.image import Directory as Directory
+    from imagekit.image import File as File
+    from imagekit.image import Image as Image
+    from imagekit.image import Service as Service
+    from imagekit.image import Static as Static
+    from imagekit.image import Step as Step
+    from imagekit.image import Symlink as Symlink
+    from imagekit.image import Text as Text
+    from imagekit.image import User as User
+
+__all__ = (  # noqa: RUF022 - most to least important, not sorted
+    "Image",
+    "File",
+    "Service",
+    "Budget",
+    "Step",
+    "Text",
+    "Symlink",
+    "Directory",
+    "User",
+    "Static",
+    "DOCS",
+    "Problem",
+)
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'imagekit' has no attribute {name!r}; it has {', '.join(__all__)}")
+    if name == "Problem":
+        from imagekit.errors import Problem
+
+        return Problem
+    from imagekit import image
+
+    return getattr(image, name)

@@ -1,0 +1,214 @@
+"""Artifact: what a format wrote, its manifest and its signature; opening it for use verifies it.
+
+On disk an artifact is a manifest (canonical JSON that lists every part by sha256), a minisign signature over the
+manifest, and the parts beside them. Also here: what a format is.
+"""
+
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from imagekit.errors import Problem
+from imagekit.key import Key
+
+MAX_MANIFEST = 64 << 20  # bytes
+SIGNATURE_SUFFIX = ".minisig"
+MANIFEST_SUFFIX = ".manifest.json"
+
+
+@dataclass(frozen=True)
+class Part:
+    """One file of an artifact."""
+
+    role: str  # "kernel", "initrd", "cmdline", "root", "disk"
+    file: str  # its name, beside the manifest
+    size: int  # bytes
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Format:
+    """A kind of output, as a value: how it is written and which machines can start it."""
+
+    write: Callable[..., dict[str, "Written"]]  # (tree, *, store) -> role -> bytes in the store
+    suffixes: Mapping[str, str]  # role -> file name suffix: {"kernel": ".kernel", ...}
+    kind: str  # "root", "disk" or "kernel"
+    bootable: bool = True  # whether it needs a kernel in the tree
+
+
+@dataclass(frozen=True)
+class Written:
+    """What a format wrote for one role: an object of the store, and what the manifest shall say of it."""
+
+    sha256: str
+    size: int
+    facts: Mapping[str, Any]  # compressor and version, digest of the uncompressed bytes, ...
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """An image as written: `path` is its manifest. Nothing here is trusted before `verify` or `opened`."""
+
+    path: Path
+    text: bytes  # the manifest's bytes, as read once
+    manifest: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        """The image's name."""
+        return str(self.manifest["name"])
+
+    @property
+    def arch(self) -> str:
+        """The architecture it is for."""
+        return str(self.manifest["arch"])
+
+    @property
+    def format(self) -> str:
+        """The format it was written in."""
+        return str(self.manifest["format"])
+
+    @property
+    def kind(self) -> str:
+        """"root", "disk" or "kernel": which targets can start it."""
+        return str(self.manifest["kind"])
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """The files that it consists of."""
+        return tuple(Part(**{k: p[k] for k in ("role", "file", "size", "sha256")}) for p in self.manifest["parts"])
+
+    @property
+    def size(self) -> int:
+        """Bytes of all parts together."""
+        return sum(part.size for part in self.parts)
+
+    @property
+    def digest(self) -> str:
+        """sha256 of the manifest, which names every other byte."""
+        return sha256(self.text).hexdigest()
+
+    def verified(self, key: Key) -> bool:
+        """Whether signature and every part are right; see `verify` for what is wrong when they are not."""
+        try:
+            self.verify(key)
+        except Problem:
+            return False
+        return True
+
+    def verify(self, key: Key) -> None:
+        """Raise a Problem that names the first thing that is wrong: the signature, or a part."""
+        with self.opened(key):
+            pass
+
+    @contextmanager
+    def opened(self, key: Key) -> Iterator["Opened"]:
+        """The parts as verified copies in memory, so that what is used is what was verified, whoever owns the files."""
+        _verify_signature(self, key)
+        handles: dict[str, int] = {}
+        try:
+            for part in self.parts:
+                handles[part.role] = _verified_copy(self.path.parent / part.file, part)
+            yield Opened(self, handles)
+        finally:
+            for handle in handles.values():
+                os.close(handle)
+
+
+@dataclass(frozen=True)
+class Opened:
+    """An artifact whose parts were verified into sealed memory files; valid inside `with artifact.opened(key)`."""
+
+    artifact: Artifact
+    handles: Mapping[str, int]  # role -> descriptor of a sealed memfd
+
+    def read(self, role: str) -> bytes:
+        """The verified bytes of a part."""
+        handle = self.handles[role]
+        return os.pread(handle, os.fstat(handle).st_size, 0)
+
+
+def load(path: Path) -> Artifact:
+    """The artifact whose manifest, signature or part is at `path`; raises Problem when it is none."""
+    manifest = _manifest_of(path)
+    try:
+        with open(manifest, "rb") as file:
+            text = file.read(MAX_MANIFEST + 1)
+    except OSError as error:
+        raise Problem(f"cannot read {manifest}: {error.strerror}") from error
+    if len(text) > MAX_MANIFEST:
+        raise Problem(f"{manifest} is larger than a manifest can be")
+    return Artifact(manifest, text, _parse(text, manifest))
+
+
+def canonical(manifest: Mapping[str, Any]) -> bytes:
+    """A manifest as the bytes that are signed: sorted keys, one space of indent, UTF-8, one line end at the end."""
+    return (json.dumps(manifest, sort_keys=True, indent=1, ensure_ascii=False) + "\n").encode()
+
+
+def _manifest_of(path: Path) -> Path:
+    if path.name.endswith(MANIFEST_SUFFIX):
+        return path
+    if path.name.endswith(MANIFEST_SUFFIX + SIGNATURE_SUFFIX):
+        return path.with_name(path.name.removesuffix(SIGNATURE_SUFFIX))
+    for candidate in sorted(path.parent.glob("*" + MANIFEST_SUFFIX)) if path.parent.is_dir() else ():
+        if f'"file": "{path.name}"'.encode() in candidate.read_bytes():
+            return candidate
+    raise Problem(f"{path} is no artifact: there is no manifest for it in {path.parent}", f"name a file *{MANIFEST_SUFFIX}")
+
+
+def _parse(text: bytes, path: Path) -> Mapping[str, Any]:
+    try:
+        manifest = json.loads(text)
+        if not isinstance(manifest, dict) or canonical(manifest) != text:
+            raise ValueError("not in canonical form")
+        for part in manifest["parts"]:
+            if "/" in part["file"] or part["file"] in ("", ".", ".."):
+                raise ValueError(f"part {part['file']!r} is not beside it")
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise Problem(f"{path} is not a manifest: {error}") from error
+    return manifest
+
+
+def _verify_signature(artifact: Artifact, key: Key) -> None:
+    signature = artifact.path.with_name(artifact.path.name + SIGNATURE_SUFFIX)
+    try:
+        text = signature.read_text()
+    except (OSError, UnicodeDecodeError):
+        raise Problem(f"{artifact.path.name} is not signed: there is no {signature.name} beside it") from None
+    try:
+        key.verify(artifact.text, text)
+    except Problem as problem:
+        raise Problem(f"{artifact.path.name}: {problem.message}", problem.hint) from problem
+
+
+def _verified_copy(path: Path, part: Part) -> int:
+    """A sealed memfd with the part's bytes, hashed while they were copied; raises Problem when they are others."""
+    import fcntl
+
+    handle = os.memfd_create(part.file[:200], os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        with open(path, "rb") as file:
+            total, size = sha256(), 0
+            while size <= part.size and (chunk := file.read(1 << 20)):
+                total.update(chunk)
+                size += len(chunk)
+                os.write(handle, chunk)
+        if size != part.size or total.hexdigest() != part.sha256:
+            what = "other bytes" if size == part.size else ("more bytes" if size > part.size else f"{size} bytes")
+            raise Problem(f"{path.name} has {what}, not the {part.size} that the manifest names", "build it again")
+        fcntl.fcntl(handle, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL)
+    except OSError as error:
+        os.close(handle)
+        raise Problem(f"cannot read {path}: {error.strerror}") from error
+    except BaseException:
+        os.close(handle)
+        raise
+    return handle
+
+

@@ -1,0 +1,1 @@
+"""Bytes, no policy: the writers of file systems, archives and partition tables."""

@@ -1,0 +1,1 @@
+"""How a Tree is written as an Artifact; one file per format."""

@@ -1,0 +1,53 @@
+"""A folder of kinds: the file's name is the name, a constant is the contract.
+
+Adding an output format, a source, a machine or a store is adding one file; nothing registers it. Kinds outside this
+tree come through an entry point group of the folder's name (`imagekit.formats`, ...), loaded only when asked for.
+"""
+
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from imagekit.errors import Defect, unknown
+
+CONSTANTS = {"sources": "SOURCE", "stores": "STORE", "formats": "FORMAT", "targets": "TARGET"}
+
+
+def names(kind: str) -> tuple[str, ...]:
+    """The names of every plug of a kind, sorted; files that begin with `_` are shared code, not plugs."""
+    return tuple(sorted({**_foreign(kind), **_own(kind)}))
+
+
+def load(kind: str, name: str) -> Any:
+    """The constant of one plug. An unknown name is a Problem that lists the known ones."""
+    module = import_module(_module(kind, name))
+    constant = CONSTANTS[kind]
+    if not hasattr(module, constant):
+        raise Defect(f"{module.__name__} has no {constant}", f"a file in {kind}/ ends with {constant} = ...")
+    return getattr(module, constant)
+
+
+def summary(kind: str, name: str) -> str:
+    """The first line of a plug's docstring: its help text."""
+    return (import_module(_module(kind, name)).__doc__ or "").strip().partition("\n")[0]
+
+
+def _module(kind: str, name: str) -> str:
+    module = _own(kind).get(name) or _foreign(kind).get(name)
+    if module is None:
+        raise unknown(kind.removesuffix("s"), name, names(kind))
+    return module
+
+
+@cache
+def _own(kind: str) -> dict[str, str]:
+    here = Path(__file__).parent / kind
+    return {p.stem: f"imagekit.{kind}.{p.stem}" for p in here.glob("*.py") if not p.stem.startswith("_")}
+
+
+@cache
+def _foreign(kind: str) -> dict[str, str]:
+    from importlib.metadata import entry_points  # costs more than a whole warm build, and few projects have any
+
+    return {point.name: point.value for point in entry_points(group=f"imagekit.{kind}")}

@@ -1,0 +1,1 @@
+"""Where bytes are kept by digest; one file per kind."""

@@ -1,0 +1,112 @@
+"""A folder of one user, under the XDG cache: objects by digest, notes by key."""
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from hashlib import sha256
+from pathlib import Path
+from secrets import token_hex
+from typing import BinaryIO
+
+from imagekit.errors import RigProblem
+from imagekit.store import Store
+
+
+def default_location() -> Path:
+    """IMAGEKIT_CACHE, else imagekit/ in the XDG cache folder (XDG Base Directory Specification 0.8)."""
+    own = os.environ.get("IMAGEKIT_CACHE")
+    return Path(own) if own else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "imagekit"
+
+
+def open_store(location: Path | None = None) -> Store:
+    """The store at `location`, made (mode 0700) if it is not there; raises RigProblem when it belongs to others."""
+    root = Path(location or default_location()).absolute()
+    _private(root)
+
+    def path(digest: str) -> Path:
+        if len(digest) != 64 or not digest.isalnum():
+            raise KeyError(digest)
+        return root / "objects" / digest[:2] / digest
+
+    def read(digest: str) -> bytes:
+        try:
+            data = path(digest).read_bytes()
+        except FileNotFoundError:
+            raise KeyError(digest) from None
+        if sha256(data).hexdigest() != digest:
+            _set_aside(path(digest), root)
+            raise KeyError(digest)
+        return data
+
+    def write(chunks: Iterable[bytes]) -> str:
+        total = sha256()
+        with _atomic(root) as (file, publish):
+            for chunk in chunks:
+                total.update(chunk)
+                file.write(chunk)
+            publish(path(total.hexdigest()))
+        return total.hexdigest()
+
+    def recall(kind: str, key: str) -> bytes | None:
+        try:
+            return (root / "notes" / kind / key).read_bytes()
+        except FileNotFoundError:
+            return None
+
+    def remember(kind: str, key: str, note: bytes) -> None:
+        with _atomic(root) as (file, publish):
+            file.write(note)
+            publish(root / "notes" / kind / key)
+
+    def folder(name: str) -> Path:
+        made = root / name
+        made.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return made
+
+    return Store(str(root), lambda digest: path(digest).exists(), read, write, path, recall, remember, folder)
+
+
+def _private(root: Path) -> None:
+    try:
+        root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        owner = root.stat().st_uid
+    except OSError as error:
+        raise RigProblem(f"cannot use the cache {root}: {error.strerror}", "set IMAGEKIT_CACHE to a folder of yours") from error
+    if owner != os.getuid():
+        raise RigProblem(
+            f"the cache {root} belongs to user {owner}, not to you", "set IMAGEKIT_CACHE to a folder of your own"
+        )
+
+
+@contextmanager
+def _atomic(root: Path) -> Iterator[tuple[BinaryIO, Callable[[Path], None]]]:
+    """A temporary file and a function that publishes it by rename; whatever goes wrong, the temporary file is removed.
+
+    No fsync: every object is hashed when it is read, so what a power cut tears is found and made again.
+    """
+    draft = root / "drafts" / f"{os.getpid()}-{token_hex(8)}"
+
+    def publish(final: Path) -> None:
+        file.flush()
+        os.fchmod(file.fileno(), 0o444)
+        final.parent.mkdir(parents=True, exist_ok=True)
+        draft.replace(final)
+
+    try:
+        draft.parent.mkdir(exist_ok=True)
+        with open(draft, "xb") as file:
+            yield file, publish
+    except OSError as error:
+        raise RigProblem(f"cannot write to the cache {root}: {error.strerror}", "make room, or set IMAGEKIT_CACHE") from error
+    finally:
+        with suppress(FileNotFoundError):
+            draft.unlink()
+
+
+def _set_aside(bad: Path, root: Path) -> None:
+    aside = root / "bad" / bad.name
+    aside.parent.mkdir(exist_ok=True)
+    bad.replace(aside)
+
+
+STORE = open_store

@@ -1,0 +1,1 @@
+"""Where an Artifact comes alive as a Guest; one file per machine."""
