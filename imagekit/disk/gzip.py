@@ -1,0 +1,73 @@
+"""One gzip member made of parts that were compressed apart, each ended by a full flush.
+
+RFC 1952 and RFC 1951. A multi-member file would be simpler, and is silently cut after the first member by several
+readers; one member with flush points is read by all. The CRC-32 of the whole follows from the parts' own.
+"""
+
+import zlib
+from collections.abc import Iterable
+from typing import NamedTuple
+
+HEADER = b"\x1f\x8b\x08\0\0\0\0\0\0\xff"  # no name, no time, unknown system
+LEVEL = 6
+VERSION = f"zlib {zlib.ZLIB_RUNTIME_VERSION} level {LEVEL}"  # the bytes depend on it; zlib-ng calls itself "...zlib-ng"
+
+
+class Segment(NamedTuple):
+    """A part: raw deflate without a last block, ended by a full flush."""
+
+    data: bytes
+    crc: int  # of the uncompressed bytes
+    size: int  # of the uncompressed bytes
+
+
+def segment(chunks: Iterable[bytes]) -> Segment:
+    """Compress one part; the same chunks give the same bytes, whatever stands before or after it."""
+    packer = zlib.compressobj(LEVEL, zlib.DEFLATED, -15)
+    crc = size = 0
+    out = []
+    for chunk in chunks:
+        crc, size = zlib.crc32(chunk, crc), size + len(chunk)
+        out.append(packer.compress(chunk))
+    out.append(packer.flush(zlib.Z_FULL_FLUSH))
+    return Segment(b"".join(out), crc, size)
+
+
+def member(segments: Iterable[Segment]) -> Iterable[bytes]:
+    """The gzip member of all the parts, piece by piece."""
+    yield HEADER
+    crc = size = 0
+    for part in segments:
+        yield part.data
+        crc, size = combine(crc, part.crc, part.size), size + part.size
+    yield b"\x03\0"  # an empty last block with fixed codes (RFC 1951, 3.2.6)
+    yield crc.to_bytes(4, "little") + (size & 0xFFFFFFFF).to_bytes(4, "little")
+
+
+def combine(first: int, second: int, second_size: int) -> int:
+    """The CRC-32 of A + B from those of A and B: CRC(A) times x^(8 * size of B), modulo the polynomial, plus CRC(B)."""
+    return _multiply(_power(second_size * 8), first) ^ second
+
+
+_POLYNOMIAL = 0xEDB88320  # RFC 1952, section 8, bit-reversed; the highest bit stands for x^0
+
+
+def _multiply(a: int, b: int) -> int:
+    product = 0
+    while a:
+        if a & 0x80000000:
+            product ^= b
+        a = (a << 1) & 0xFFFFFFFF
+        b = (b >> 1) ^ _POLYNOMIAL if b & 1 else b >> 1
+    return product
+
+
+def _power(exponent: int) -> int:
+    """x to the `exponent`, modulo the polynomial."""
+    result, square = 0x80000000, 0x40000000
+    while exponent:
+        if exponent & 1:
+            result = _multiply(square, result)
+        square = _multiply(square, square)
+        exponent >>= 1
+    return result
