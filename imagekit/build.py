@@ -1,0 +1,268 @@
+"""Lock, compose, write, sign, keep: the only place that knows the whole order."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import asdict
+from functools import cache
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import imagekit
+from imagekit import artifact as artifacts
+from imagekit import compose, early, host, plugs
+from imagekit import lock as locks
+from imagekit.arch import arch as arch_named
+from imagekit.artifact import MANIFEST_SUFFIX, SIGNATURE_SUFFIX, Artifact, Format, Written
+from imagekit.errors import Problem, unknown
+from imagekit.image import File, Image, path_of
+from imagekit.key import Key
+from imagekit.lock import Lock
+from imagekit.package import Package, Pin, Request, Source
+from imagekit.store import Store
+from imagekit.tree import Tree
+
+Say = Callable[[str], None]
+LARGEST = 20  # paths that a manifest names
+
+
+def quiet(line: str) -> None:
+    """Say nothing."""
+    _ = line
+
+
+def tree(image: Image, *, folder: Path, lock: Lock, arch: str, store: Store, say: Say = quiet) -> Tree:
+    """The image's file system for one architecture, from the packages that the lock pins."""
+    return _compose(image, _packages(image, lock, arch, store, say), folder=folder, arch=arch, store=store)
+
+
+def artifact(
+    image: Image, *, folder: Path, lock: Lock, arch: str, format: str, key: Key, store: Store, say: Say = quiet
+) -> Artifact:
+    """The image as a signed artifact in the store: made once per digest of all that it depends on, whoever asks first.
+
+    Raises Problem when the lock is behind the definition, or when anything in the image does not fit.
+    """
+    check_lock(image, lock)
+    _check_offered(image, arch, format)
+    definition = definition_digest(image, folder)
+    plan = _digest([own_digest(), definition, lock.digest, arch, format, key.public.hex()])
+    place = store.folder("artifacts") / plan
+    with host.once(store.folder("locks"), f"artifact-{plan}", say=say):
+        made = _kept(place, key, say)
+        if made is None:
+            say(f"{image.name} {arch}: composing")
+            packages = _packages(image, lock, arch, store, say)
+            whole = _compose(image, packages, folder=folder, arch=arch, store=store)
+            say(f"{image.name} {arch}: writing {format}")
+            made = _write(image, whole, packages, arch=arch, format=format, place=place, key=key, store=store,
+                          digests={"definition": definition, "lock": lock.digest})  # fmt: skip
+    return made
+
+
+def write_lock(image: Image, path: Path, *, store: Store, say: Say = quiet) -> Lock:
+    """Resolve an image against its archives as they are now, and write the lock beside its definition."""
+    say(f"{image.name}: resolving for {', '.join(image.arches)}")
+    pins: dict[str, tuple[Pin, ...]] = {arch: () for arch in image.arches}
+    archives = set()
+    for name, requests in _requests(image).items():
+        source: Source = plugs.load("sources", name)
+        for request, resolved in zip(requests, source.resolve(requests, store), strict=True):
+            pins[request.arch] += resolved.pins
+            archives |= set(resolved.archives)
+    lock = Lock(_request_digest(image), tuple(sorted(archives)), pins)
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        draft.write_text(lock.text(), encoding="utf-8")
+        draft.replace(path)
+    finally:
+        with suppress(FileNotFoundError):
+            draft.unlink()
+    return lock
+
+
+def check_lock(image: Image, lock: Lock) -> None:
+    """Raise Problem when the lock was written for another request than the definition makes now."""
+    if lock.request != _request_digest(image):
+        raise Problem(
+            f"image {image.name!r}: the lock is behind its definition: packages, without, kernel, suite or arches changed",
+            "write it again with `imagekit lock`",
+        )
+
+
+def read_lock(definition: Path) -> Lock:
+    """The lock beside a definition."""
+    return locks.read(locks.beside(definition))
+
+
+def publish(made: Artifact, out: Path) -> Artifact:
+    """Copy an artifact to a folder: parts first, signature last, each under its name only when it is whole."""
+    out.mkdir(parents=True, exist_ok=True)
+    signature = made.path.name + SIGNATURE_SUFFIX
+    for name in (*(part.file for part in made.parts), made.path.name, signature):
+        draft = out / f".{name}.{os.getpid()}"
+        try:
+            shutil.copyfile(made.path.parent / name, draft)
+            draft.chmod(0o644)
+            draft.replace(out / name)
+        finally:
+            with suppress(FileNotFoundError):
+                draft.unlink()
+    return Artifact(out / made.path.name, made.text, made.manifest)
+
+
+def definition_digest(image: Image, folder: Path) -> str:
+    """sha256 of the definition: the Image value and the bytes of the files that it names."""
+    sources = {}
+    for written, content in image.files.items():
+        if isinstance(content, File):
+            entries = compose.source_tree(content, path_of(written), folder)
+            sources[written] = Tree(entries).digest
+    return _digest([asdict(image), sources])
+
+
+@cache
+def own_digest() -> str:
+    """sha256 of imagekit's own code and of what it puts into images: another imagekit may write other bytes."""
+    total = sha256(imagekit.__version__.encode())
+    home = Path(__file__).parent
+    for path in sorted(p for p in home.rglob("*") if p.suffix != ".pyc" and p.is_file()):
+        total.update(f"{path.relative_to(home)}\n".encode() + path.read_bytes())
+    return total.hexdigest()
+
+
+def target_modules(arch: str) -> tuple[str, ...]:
+    """The kernel modules that the known machines of an architecture need, whichever of them is selected."""
+    targets = [plugs.load("targets", name) for name in plugs.names("targets")]
+    return tuple(sorted({module for target in targets if arch in target.arches for module in target.modules}))
+
+
+def _requests(image: Image) -> Mapping[str, list[Request]]:
+    """What the image asks each source for, one request per architecture."""
+    without = compose.left_out(image)[0]
+    kernel_source, _, kernel = image.kernel.partition(":")
+    names = {package.partition(":")[0] for package in image.packages} | ({kernel_source} if kernel else set())
+    for name in names:
+        plugs.load("sources", name)  # an unknown one is told before anything is fetched
+    return {
+        name: [
+            Request(
+                packages=tuple(p.partition(":")[2] for p in image.packages if p.startswith(f"{name}:")),
+                kernel=kernel if name == kernel_source else "",
+                init=early.INIT_PACKAGES if kernel and name == kernel_source else (),
+                without=without,
+                suite=image.suite,
+                arch=arch_named(arch).name,
+            )
+            for arch in image.arches
+        ]
+        for name in sorted(names)
+    }
+
+
+def _request_digest(image: Image) -> str:
+    return _digest({name: [r._asdict() for r in requests] for name, requests in _requests(image).items()})
+
+
+def _packages(image: Image, lock: Lock, arch: str, store: Store, say: Say) -> list[tuple[Pin, Package]]:
+    if arch not in lock.pins:
+        raise Problem(f"image {image.name!r}: the lock has nothing for {arch}", "write it again with `imagekit lock`")
+    pins = lock.pins[arch]
+
+    def progress(what: str, done: int, total: int) -> None:
+        say(f"{image.name} {arch}: {what} {done * 100 // max(total, 1)} %")
+
+    found: list[tuple[Pin, Package]] = []
+    for name in sorted({pin.source for pin in pins}):
+        own = [pin for pin in pins if pin.source == name]
+        source: Source = plugs.load("sources", name)
+        found += zip(own, source.packages(own, store, progress), strict=True)
+    return found
+
+
+def _compose(image: Image, packages: list[tuple[Pin, Package]], *, folder: Path, arch: str, store: Store) -> Tree:
+    modules = target_modules(arch) if image.kernel else ()
+    return compose.compose(image, packages, folder=folder, arch=arch, modules=modules, store=store)
+
+
+def _check_offered(image: Image, arch: str, format: str) -> None:
+    for what, asked, offered in (("arch", arch, image.arches), ("format", format, image.formats)):
+        if asked not in offered:
+            problem = unknown(what, asked, offered)
+            raise Problem(f"image {image.name!r} is not made for it: {problem.message}", problem.hint)
+
+
+def _kept(place: Path, key: Key, say: Say) -> Artifact | None:
+    """The artifact that lies at `place`, if every byte of it is right; a damaged one is removed and made again."""
+    manifests = list(place.glob(f"*{MANIFEST_SUFFIX}")) if place.is_dir() else []
+    if not manifests:
+        return None
+    try:
+        made = artifacts.load(manifests[0])
+        made.verify(key)
+    except Problem as problem:
+        say(f"the kept artifact is damaged and is made again: {problem.message}")
+        shutil.rmtree(place)
+        return None
+    return made
+
+
+def _write(
+    image: Image,
+    whole: Tree,
+    packages: list[tuple[Pin, Package]],
+    *,
+    arch: str,
+    format: str,
+    place: Path,
+    key: Key,
+    store: Store,
+    digests: Mapping[str, str],
+) -> Artifact:
+    kind: Format = plugs.load("formats", format)
+    written = kind.write(whole, store=store)
+    stem = f"{image.name}_{image.version}_{arch}"
+    parts = [_part(role, stem + kind.suffixes[role], of) for role, of in written.items()]
+    about = {"name": image.name, "version": image.version, "arch": arch, "format": format, "kind": kind.kind}
+    content = {"parts": parts, "tree": whole.digest, "packages": _listed(whole, packages), "largest": _largest(whole)}
+    manifest = {"imagekit": imagekit.__version__, **about, **digests, **content}
+    return _place(manifest, written, f"{stem}.{format}{MANIFEST_SUFFIX}", place=place, key=key, store=store)
+
+
+def _part(role: str, name: str, of: Written) -> dict[str, Any]:
+    return {"role": role, "file": name, "size": of.size, "sha256": of.sha256, **of.facts}
+
+
+def _listed(whole: Tree, packages: list[tuple[Pin, Package]]) -> list[dict[str, Any]]:
+    """Every package with the bytes that it has in the image, which may be none."""
+    sizes = whole.sizes()
+    rows = [(p.name, pin.version, pin.architecture, pin.sha256, sizes.get(p.name, 0)) for pin, p in packages]
+    return [dict(zip(("name", "version", "architecture", "sha256", "size"), row, strict=True)) for row in sorted(rows)]
+
+
+def _largest(whole: Tree) -> list[tuple[str, int]]:
+    return sorted(((path, entry.size) for path, entry in whole.items()), key=lambda row: (-row[1], row[0]))[:LARGEST]
+
+
+def _place(
+    manifest: Mapping[str, Any], written: Mapping[str, Written], name: str, *, place: Path, key: Key, store: Store
+) -> Artifact:
+    """Lay the artifact down whole: a draft folder, renamed when parts, manifest and signature are in it."""
+    text = artifacts.canonical(manifest)
+    comment = f"imagekit {manifest['name']} {manifest['version']} {manifest['arch']} {manifest['format']}"
+    draft = place.with_name(f".{place.name}.{os.getpid()}")
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir()
+    for part in manifest["parts"]:
+        os.link(store.path(written[part["role"]].sha256), draft / part["file"])
+    (draft / name).write_bytes(text)
+    (draft / (name + SIGNATURE_SUFFIX)).write_text(key.sign(text, comment=comment))
+    draft.replace(place)
+    return Artifact(place / name, text, manifest)
+
+
+def _digest(value: object) -> str:
+    return sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()

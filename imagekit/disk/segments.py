@@ -1,0 +1,44 @@
+"""Parts of an archive, one per owner, each compressed once and kept in the store.
+
+A change of one file then costs one small part: every other is found by the digest of its entries.
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from hashlib import sha256
+
+from imagekit.store import Store
+from imagekit.tree import Tree
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A compressed part, and what is remembered of it beside its bytes."""
+
+    data: bytes
+    facts: tuple[int, ...]
+
+
+def parts(tree: Tree) -> Iterator[Tree]:
+    """All directories first, then every owner's files, by name: concatenated, parents come before children.
+
+    Hard links stay with the file that they share bytes with, which an owner always has in its own part.
+    """
+    yield tree.filter(lambda path: tree[path].kind == "dir")
+    yield from tree.filter(lambda path: tree[path].kind != "dir").by_owner().values()
+
+
+def kept(store: Store, recipe: str, part: Tree, make: Callable[[Tree], Kept]) -> Kept:
+    """The part as `make` compresses it, from the store if it was ever made by this recipe (program, version, level)."""
+    key = sha256(f"{recipe}\n{part.digest}".encode()).hexdigest()
+    note = store.recall("segments", key)
+    if note is not None:
+        try:
+            digest, *facts = json.loads(note)
+            return Kept(store.read(digest), tuple(facts))
+        except (KeyError, ValueError):
+            pass  # lost or damaged, which costs no more than making it again
+    made = make(part)
+    store.remember("segments", key, json.dumps([store.write([made.data]), *made.facts]).encode())
+    return made

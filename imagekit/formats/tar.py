@@ -1,0 +1,35 @@
+"""The whole tree as one plain .tar.gz, which every tar program reads."""
+
+
+from imagekit.artifact import Format, Written
+from imagekit.disk import gzip, segments, tar
+from imagekit.store import Store
+from imagekit.tree import Tree
+
+RECIPE = f"tar {gzip.VERSION}"
+
+
+def write(tree: Tree, *, store: Store) -> dict[str, Written]:
+    """One gzip member of cached parts; the manifest names the compressor, whose version the bytes depend on."""
+    parts = [_segment(store, part) for part in segments.parts(tree)]
+    parts.append(gzip.segment([tar.END]))
+    size = sum(part.size for part in parts)
+    written = store.write(gzip.member(parts))
+    facts = {"compressor": gzip.VERSION, "uncompressed": size, "tree": tree.digest}
+    return {"root": Written(written, _length(parts), facts)}
+
+
+def _segment(store: Store, part: Tree) -> gzip.Segment:
+    def make(part: Tree) -> segments.Kept:
+        made = gzip.segment(tar.chunks(part.items()))
+        return segments.Kept(made.data, (made.crc, made.size))
+
+    kept = segments.kept(store, RECIPE, part, make)
+    return gzip.Segment(kept.data, *kept.facts)
+
+
+def _length(parts: list[gzip.Segment]) -> int:
+    return len(gzip.HEADER) + sum(len(part.data) for part in parts) + 10
+
+
+FORMAT = Format(write, suffixes={"root": ".tar.gz"}, kind="root", bootable=False)

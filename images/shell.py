@@ -1,0 +1,28 @@
+"""The smallest bootable image: a kernel, busybox, and a way to ask it things."""
+
+from imagekit import DOCS, Budget, Image
+from imagekit.checks.standard import *  # noqa: F403 - ready-made tests: within budget, signed, boots, rebuilds identically
+
+image = Image(
+    name="shell",
+    version="1",
+    kernel="debian:linux-image-cloud",
+    without=DOCS,
+    network="none",
+    formats=("kernel_initrd", "tar"),
+    arches=("x86_64", "aarch64"),
+    budget=Budget(size="45 MiB", boot="5 s"),
+)
+
+
+def test_has_a_shell(guest):
+    assert guest.run(["/bin/sh", "-c", "echo $((6 * 7))"]).text == "42"
+
+
+def test_is_itself(guest, image, arch):
+    assert guest.run("hostname").text == image.name
+    assert guest.run("uname -m").text == arch
+
+
+def test_shell_runs_without_a_machine(sandbox):
+    assert sandbox.run(["/bin/sh", "-c", "echo hello"]).text == "hello"

@@ -1,0 +1,50 @@
+"""A web appliance: nginx serves one page on port 80, wherever it is booted."""
+
+from imagekit import DOCS, Budget, Directory, File, Image, Service, User
+from imagekit.checks.network import listening
+from imagekit.checks.services import failed
+from imagekit.checks.standard import *  # noqa: F403 - ready-made tests: within budget, signed, boots, rebuilds identically
+
+image = Image(
+    name="web",
+    version="1",
+    packages=("debian:nginx-light",),
+    kernel="debian:linux-image-cloud",
+    without=(
+        *DOCS,
+        "debconf",  # asks questions; nobody is there to answer
+        "iproute2",  # busybox has ip
+        "gcc-12-base",
+        "libnginx-mod-http-echo",
+        "/usr/lib/*/gconv",  # character set conversions
+    ),
+    users={"www-data": User(uid=33, home="/var/www")},
+    files={
+        "/etc/nginx/nginx.conf": File("web/nginx.conf"),
+        "/var/www/html": File("web/html"),
+        "/var/lib/nginx": Directory(owner="www-data", group="www-data"),
+    },
+    services=(Service("nginx", "/usr/sbin/nginx -g 'daemon off;'", ready="http:80/"),),
+    formats=("kernel_initrd", "tar"),
+    arches=("x86_64", "aarch64"),
+    budget=Budget(size="40 MiB", boot="6 s"),
+)
+
+
+def test_has_no_package_manager(tree):
+    assert "/usr/bin/dpkg" not in tree
+
+
+def test_serves_its_page(guest):
+    answer = guest.http.get("/")
+    assert answer.status == 200
+    assert "imagekit" in answer.text
+
+
+def test_opens_port_80_and_nothing_else(guest):
+    assert not failed(guest)
+    assert listening(guest) == {80}
+
+
+def test_configuration_is_valid(sandbox):
+    sandbox.run("/usr/sbin/nginx -t").check()
