@@ -1,6 +1,6 @@
-"""An image flows through five values: Image -> Tree -> Artifact -> Guest -> Report; nouns are files, arrows are folders.
+"""An image flows through five values, and each arrow between two of them is a folder with one file per kind.
 
-    Image --sources/--> Package* --compose--> Tree --formats/--> Artifact --targets/--> Guest --checks/--> facts --> Report
+    Image --sources/--> Package* --compose--> Tree --formats/--> Artifact --targets/--> Guest --checks/--> Report
 
 docs/house.md shows the whole house. The names below are all that a definition needs, most to least important; they are
 looked up when first used, so that `import imagekit` costs nothing.

@@ -75,7 +75,7 @@ class Artifact:
 
     @property
     def kind(self) -> str:
-        """"root", "disk" or "kernel": which targets can start it."""
+        """ "root", "disk" or "kernel": which targets can start it."""
         return str(self.manifest["kind"])
 
     @property
@@ -159,7 +159,9 @@ def _manifest_of(path: Path) -> Path:
     for candidate in sorted(path.parent.glob("*" + MANIFEST_SUFFIX)) if path.parent.is_dir() else ():
         if f'"file": "{path.name}"'.encode() in candidate.read_bytes():
             return candidate
-    raise Problem(f"{path} is no artifact: there is no manifest for it in {path.parent}", f"name a file *{MANIFEST_SUFFIX}")
+    raise Problem(
+        f"{path} is no artifact: there is no manifest for it in {path.parent}", f"name a file *{MANIFEST_SUFFIX}"
+    )
 
 
 def _parse(text: bytes, path: Path) -> Mapping[str, Any]:
@@ -202,7 +204,9 @@ def _verified_copy(path: Path, part: Part) -> int:
         if size != part.size or total.hexdigest() != part.sha256:
             what = "other bytes" if size == part.size else ("more bytes" if size > part.size else f"{size} bytes")
             raise Problem(f"{path.name} has {what}, not the {part.size} that the manifest names", "build it again")
-        fcntl.fcntl(handle, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL)
+        fcntl.fcntl(
+            handle, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
+        )
     except OSError as error:
         os.close(handle)
         raise Problem(f"cannot read {path}: {error.strerror}") from error
@@ -210,5 +214,3 @@ def _verified_copy(path: Path, part: Part) -> int:
         os.close(handle)
         raise
     return handle
-
-

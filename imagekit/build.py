@@ -66,7 +66,7 @@ def artifact(
 def write_lock(image: Image, path: Path, *, store: Store, say: Say = quiet) -> Lock:
     """Resolve an image against its archives as they are now, and write the lock beside its definition."""
     say(f"{image.name}: resolving for {', '.join(image.arches)}")
-    pins: dict[str, tuple[Pin, ...]] = {arch: () for arch in image.arches}
+    pins: dict[str, tuple[Pin, ...]] = dict.fromkeys(image.arches, ())
     archives = set()
     for name, requests in _requests(image).items():
         source: Source = plugs.load("sources", name)
@@ -88,8 +88,8 @@ def check_lock(image: Image, lock: Lock) -> None:
     """Raise Problem when the lock was written for another request than the definition makes now."""
     if lock.request != _request_digest(image):
         raise Problem(
-            f"image {image.name!r}: the lock is behind its definition: packages, without, kernel, suite or arches changed",
-            "write it again with `imagekit lock`",
+            f"image {image.name!r}: the lock is behind its definition",
+            "packages, without, kernel, suite or arches changed since: write it again with `imagekit lock`",
         )
 
 

@@ -32,7 +32,13 @@ IMPLIED_GROUPS = {"root": 0, "adm": 4, "tty": 5, "disk": 6, "shadow": 42, "nogro
 
 
 def compose(
-    image: Image, packages: Sequence[tuple[Pin, Package]], *, folder: Path, arch: str, modules: Sequence[str], store: Store
+    image: Image,
+    packages: Sequence[tuple[Pin, Package]],
+    *,
+    folder: Path,
+    arch: str,
+    modules: Sequence[str],
+    store: Store,
 ) -> Tree:
     """The whole file system of an image for one architecture.
 
@@ -42,7 +48,7 @@ def compose(
     try:
         tree = _from_packages(image, packages)
         tree = union((tree, _layout(), _kernel(image, packages, modules=modules, arch=arch, store=store)))
-        tree = tree.override(_accounts(image)).override(_identity(image, tree)).override(_ca_bundle(tree))
+        tree = tree.override(_accounts(image)).override(_identity(image)).override(_ca_bundle(tree))
         return _checked(tree.override(_own_files(image, folder, tree)).complete())
     except Problem as problem:
         raise type(problem)(f"image {image.name!r} ({arch}): {problem.message}", problem.hint) from problem
@@ -88,7 +94,7 @@ def _layout() -> Tree:
 def _kernel(
     image: Image, packages: Sequence[tuple[Pin, Package]], *, modules: Sequence[str], arch: str, store: Store
 ) -> Tree:
-    """The kernel, its command line, the modules that are needed, and early boot; empty for an image without a kernel."""
+    """The kernel, its command line, the modules, and early boot; empty for an image without a kernel."""
     kernel = next((package for pin, package in packages if pin.role == "kernel"), None)
     if kernel is None:
         return Tree()
@@ -128,7 +134,9 @@ def _accounts(image: Image) -> Tree:
     lines = {name: [user.uid, groups[user.group or name], "", user.home, user.shell] for name, user in users.items()}
     members = {group: ",".join(sorted(n for n, u in users.items() if group in u.groups)) for group in groups}
     passwd = "".join(f"{name}:x:{':'.join(map(str, row))}\n" for name, row in sorted(lines.items(), key=_by_id))
-    group_file = "".join(f"{name}:x:{gid}:{members[name]}\n" for name, gid in sorted(groups.items(), key=lambda g: (g[1], g[0])))
+    group_file = "".join(
+        f"{name}:x:{gid}:{members[name]}\n" for name, gid in sorted(groups.items(), key=lambda g: (g[1], g[0]))
+    )
     shadow = "".join(f"{name}:*:::::::\n" for name in sorted(users))  # nobody logs in by password
     return Tree(
         {
@@ -143,7 +151,7 @@ def _by_id(item: tuple[str, list[object]]) -> tuple[object, str]:
     return item[1][0], item[0]
 
 
-def _identity(image: Image, tree: Tree) -> Tree:
+def _identity(image: Image) -> Tree:
     """Who the machine is: host name, hosts, os-release, name services, an empty machine-id."""
     release = f'ID=imagekit\nNAME="{image.name}"\nIMAGE_ID={image.name}\nIMAGE_VERSION={image.version}\n'
     texts = {
@@ -238,9 +246,7 @@ def _checked(tree: Tree) -> Tree:
     if hidden:
         path, link = hidden
         raise Problem(
-            f"{path} (of {tree[path].owner}) lies below {link}, which is a {tree[link].kind}: it would vanish when written",
+            f"{path} (of {tree[path].owner}) lies below {link}, a {tree[link].kind}: it would vanish when written",
             "leave one of the two out, or write to where the link points",
         )
     return tree
-
-

@@ -162,7 +162,7 @@ class Image:
                 raise Problem(f"image {name!r}: {problem.message}", problem.hint)
         object.__setattr__(self, "name", name)
         for field_name, f in list(known.items())[1:]:
-            default = f.default_factory() if callable(f.default_factory) else f.default  # type: ignore[misc]
+            default = f.default_factory() if callable(f.default_factory) else f.default
             object.__setattr__(self, field_name, given.get(field_name, default))
         check(self)
 
@@ -174,7 +174,15 @@ def argv(command: str | tuple[str, ...]) -> tuple[str, ...]:
 
 def check(image: Image) -> None:
     """Raise a Problem that names the image and the field for anything that cannot be right."""
-    for judge in (_check_types, _check_names, _check_packages, _check_files, _check_users, _check_services, _check_budget):
+    for judge in (
+        _check_types,
+        _check_names,
+        _check_packages,
+        _check_files,
+        _check_users,
+        _check_services,
+        _check_budget,
+    ):
         try:
             judge(image)
         except Problem as problem:
@@ -243,7 +251,9 @@ _TIMES = {"": 1.0, "s": 1.0, "ms": 1e-3, "min": 60.0}
 def _measure(what: str, value: str | float, units: Mapping[str, float]) -> float:
     match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)", str(value))
     if not match or match[2] not in units:
-        raise Problem(f"budget: {what} {value!r} is no measure", f"a number and one of {', '.join(filter(None, units))}")
+        raise Problem(
+            f"budget: {what} {value!r} is no measure", f"a number and one of {', '.join(filter(None, units))}"
+        )
     return float(match[1]) * units[match[2]]
 
 
@@ -251,7 +261,9 @@ def _check_types(image: Image) -> None:
     for name in ("packages", "without", "modules", "onboot", "services", "onshutdown", "formats", "arches"):
         value = getattr(image, name)
         if not isinstance(value, tuple):
-            raise Problem(f"{name} is a {type(value).__name__}, not a tuple", f"write {name}=({value!r},)" if value else "")
+            raise Problem(
+                f"{name} is a {type(value).__name__}, not a tuple", f"write {name}=({value!r},)" if value else ""
+            )
     for name, kinds in (("services", Service), ("onboot", Step), ("onshutdown", Step)):
         for item in getattr(image, name):
             if not isinstance(item, kinds):
@@ -297,13 +309,18 @@ def _check_files(image: Image) -> None:
     for written, content in image.files.items():
         _check_path("files", written)
         if not isinstance(content, (File, Text, Symlink, Directory)):
-            raise Problem(f"files: {written}: {content!r} is none of File, Text, Symlink, Directory", f"write Text({content!r})")
+            raise Problem(
+                f"files: {written}: {content!r} is none of File, Text, Symlink, Directory", f"write Text({content!r})"
+            )
         path = path_of(written)
         if path in seen:
             raise Problem(f"files: {path} is given twice, as {seen[path]!r} and {written!r}")
         seen[path] = written
         if isinstance(content, File) and (content.source.startswith("/") or ".." in content.source.split("/")):
-            raise Problem(f"files: {written}: {content.source!r} is not beside the definition", "name it relative to the definition's folder")
+            raise Problem(
+                f"files: {written}: {content.source!r} is not beside the definition",
+                "name it relative to the definition's folder",
+            )
     for path in image.without:
         if "/" in path:
             _check_path("without", path)
@@ -328,7 +345,8 @@ def _check_users(image: Image) -> None:
 
 def _check_services(image: Image) -> None:
     names = {service.name for service in image.services}
-    for step in (*image.onboot, *image.services, *image.onshutdown):
+    runs: tuple[Step | Service, ...] = (*image.onboot, *image.services, *image.onshutdown)
+    for step in runs:
         words = argv(step.command)
         if not words or not words[0].startswith("/"):
             raise Problem(f"{step.name}: the command {step.command!r} does not begin with an absolute path")
@@ -337,7 +355,8 @@ def _check_services(image: Image) -> None:
             problem = unknown("restart policy", service.restart, RESTARTS)
             raise Problem(f"services: {service.name}: {problem.message}", problem.hint)
         if service.ready and not READY.match(service.ready):
-            raise Problem(f"services: {service.name}: ready={service.ready!r} is no condition", "tcp:80, http:80/path, file:/path or command:...")
+            hint = "tcp:80, http:80/path, file:/path or command:..."
+            raise Problem(f"services: {service.name}: ready={service.ready!r} is no condition", hint)
         for other in service.after:
             if other not in names:
                 problem = unknown("service", other, names - {service.name})

@@ -13,7 +13,10 @@ from pathlib import Path
 from imagekit.errors import Problem
 from imagekit.package import Archive, Pin
 
-HEADER = "# Written by `imagekit lock`; do not edit. One package a line: role source name version architecture size sha256 archive path"
+HEADER = (
+    "# Written by `imagekit lock`; do not edit. "
+    "A package a line: role source name version architecture size sha256 archive path"
+)
 WRITE_IT = "write it with `imagekit lock {definition}`"
 
 
@@ -69,7 +72,8 @@ def read(path: Path) -> Lock:
 def _parse(lines: list[str]) -> Lock:
     if lines[1] != "imagekit-lock 1":
         raise ValueError(f"it says {lines[1]!r}")
-    request, archives, pins = lines[2].split()[1], [], {}
+    request, archives = lines[2].split()[1], []
+    pins: dict[str, tuple[Pin, ...]] = {}
     arch = ""
     for line in lines[3:]:
         if line.startswith("archive "):

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from imagekit.errors import Problem, RigProblem
 
+CHANGED = "the cache was changed; build again"
 KINDS = ("file", "dir", "symlink", "hardlink", "char", "block", "fifo")
 
 
@@ -30,9 +31,9 @@ class Slice(NamedTuple):
                 file.seek(self.offset)
                 data = file.read(self.size)
         except OSError as error:
-            raise RigProblem(f"cannot read {self.path}: {error.strerror}", "the cache was changed; build again") from error
+            raise RigProblem(f"cannot read {self.path}: {error.strerror}", CHANGED) from error
         if len(data) != self.size:
-            raise RigProblem(f"{self.path} is shorter than recorded", "the cache was changed; build again")
+            raise RigProblem(f"{self.path} is shorter than recorded", CHANGED)
         return data
 
 
@@ -192,11 +193,11 @@ def union(trees: Iterable[Tree]) -> Tree:
 
 
 def below_symlink(tree: Tree) -> tuple[str, str] | None:
-    """The first path that lies below a symlink (or below a file), and that symlink: such a file vanishes when written."""
+    """The first path below a symlink (or a file), and that symlink: such a file vanishes when it is written."""
     leaves = {path for path, entry in tree.items() if entry.kind != "dir"}
     for path in tree.paths:
         parent = path
-        while (parent := parent.rpartition("/")[0]) :
+        while parent := parent.rpartition("/")[0]:
             if parent in leaves:
                 return path, parent
     return None
@@ -212,9 +213,10 @@ def folder_tree(folder: Path, prefix: str, *, owner: str = "image") -> Tree:
         elif path.is_dir():
             entries[name] = directory(owner=owner)
         elif path.is_file():
-            entries[name] = file(path.read_bytes(), mode=0o755 if path.stat().st_mode & 0o100 else 0o644, owner=owner)
+            mode = 0o755 if path.stat().st_mode & 0o100 else 0o644
+            entries[name] = file(path.read_bytes(), mode=mode, owner=owner)
         else:
-            raise Problem(f"{path} is neither file, folder nor symlink", "declare devices and fifos in the image, not on disk")
+            raise Problem(f"{path} is neither file, folder nor symlink", "an image takes none of it from a folder")
     return Tree(entries)
 
 

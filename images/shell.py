@@ -1,7 +1,8 @@
 """The smallest bootable image: a kernel, busybox, and a way to ask it things."""
 
-from imagekit import DOCS, Budget, Image
 from imagekit.checks.standard import *  # noqa: F403 - ready-made tests: within budget, signed, boots, rebuilds identically
+
+from imagekit import DOCS, Budget, Image
 
 image = Image(
     name="shell",

@@ -7,7 +7,7 @@ endian. Nothing is run: no depmod, no modinfo.
 import re
 import struct
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from imagekit.errors import Problem, unknown
 from imagekit.tree import Tree
@@ -80,9 +80,9 @@ def to_json(found: Modules) -> object:
     return [{name: list(module) for name, module in found.modules.items()}, sorted(found.builtin)]
 
 
-def from_json(kept: object) -> Modules:
+def from_json(kept: Any) -> Modules:
     """The result of a scan, from what `to_json` gave."""
-    modules, builtin = kept  # type: ignore[misc]
+    modules, builtin = kept
     return Modules(
         {n: Module(m[0], tuple(m[1]), tuple(m[2]), tuple(m[3])) for n, m in modules.items()}, frozenset(builtin)
     )

@@ -1,6 +1,5 @@
 """The whole tree as one plain .tar.gz, which every tar program reads."""
 
-
 from imagekit.artifact import Format, Written
 from imagekit.disk import gzip, segments, tar
 from imagekit.store import Store

@@ -9,18 +9,13 @@ from secrets import token_hex
 from typing import BinaryIO
 
 from imagekit.errors import RigProblem
+from imagekit.stamp import cache_location
 from imagekit.store import Store
-
-
-def default_location() -> Path:
-    """IMAGEKIT_CACHE, else imagekit/ in the XDG cache folder (XDG Base Directory Specification 0.8)."""
-    own = os.environ.get("IMAGEKIT_CACHE")
-    return Path(own) if own else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "imagekit"
 
 
 def open_store(location: Path | None = None) -> Store:
     """The store at `location`, made (mode 0700) if it is not there; raises RigProblem when it belongs to others."""
-    root = Path(location or default_location()).absolute()
+    root = Path(location or cache_location()).absolute()
     _private(root)
 
     def path(digest: str) -> Path:
@@ -71,7 +66,9 @@ def _private(root: Path) -> None:
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
         owner = root.stat().st_uid
     except OSError as error:
-        raise RigProblem(f"cannot use the cache {root}: {error.strerror}", "set IMAGEKIT_CACHE to a folder of yours") from error
+        raise RigProblem(
+            f"cannot use the cache {root}: {error.strerror}", "set IMAGEKIT_CACHE to a folder of yours"
+        ) from error
     if owner != os.getuid():
         raise RigProblem(
             f"the cache {root} belongs to user {owner}, not to you", "set IMAGEKIT_CACHE to a folder of your own"
@@ -97,7 +94,9 @@ def _atomic(root: Path) -> Iterator[tuple[BinaryIO, Callable[[Path], None]]]:
         with open(draft, "xb") as file:
             yield file, publish
     except OSError as error:
-        raise RigProblem(f"cannot write to the cache {root}: {error.strerror}", "make room, or set IMAGEKIT_CACHE") from error
+        raise RigProblem(
+            f"cannot write to the cache {root}: {error.strerror}", "make room, or set IMAGEKIT_CACHE"
+        ) from error
     finally:
         with suppress(FileNotFoundError):
             draft.unlink()
