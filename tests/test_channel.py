@@ -86,7 +86,7 @@ def test_decoder_survives_noise_and_still_hears() -> None:
         frames = decoder.feed(bytes(noise.choices(alphabet, k=noise.randrange(500))))
         assert frames == []
         # At most one head can still be waiting for its payload; whatever follows wakes the decoder again.
-        assert EVENT[16:] in [f.payload for f in decoder.feed((EVENT * 200))]
+        assert EVENT[16:] in [f.payload for f in decoder.feed(EVENT * 200)]
 
 
 def test_decoder_holds_no_more_than_a_frame() -> None:
