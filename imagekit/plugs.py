@@ -7,6 +7,7 @@ tree come through an entry point group of the folder's name (`imagekit.formats`,
 from functools import cache
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from imagekit.errors import Defect, unknown
@@ -21,7 +22,7 @@ def names(kind: str) -> tuple[str, ...]:
 
 def load(kind: str, name: str) -> Any:
     """The constant of one plug. An unknown name is a Problem that lists the known ones."""
-    module = import_module(_module(kind, name))
+    module = _imported(kind, name)
     constant = CONSTANTS[kind]
     if not hasattr(module, constant):
         raise Defect(f"{module.__name__} has no {constant}", f"a file in {kind}/ ends with {constant} = ...")
@@ -30,7 +31,15 @@ def load(kind: str, name: str) -> Any:
 
 def summary(kind: str, name: str) -> str:
     """The first line of a plug's docstring: its help text."""
-    return (import_module(_module(kind, name)).__doc__ or "").strip().partition("\n")[0]
+    return (_imported(kind, name).__doc__ or "").strip().partition("\n")[0]
+
+
+def _imported(kind: str, name: str) -> ModuleType:
+    module = _module(kind, name)
+    try:
+        return import_module(module)
+    except (ImportError, SyntaxError) as error:
+        raise Defect(f"the {kind.removesuffix('s')} {name!r} does not load: {module}: {error}") from error
 
 
 def _module(kind: str, name: str) -> str:

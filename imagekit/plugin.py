@@ -1,0 +1,1 @@
+"""pytest to library: options become parameters, fixtures become calls, facts become a report."""
