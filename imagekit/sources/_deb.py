@@ -1,0 +1,300 @@
+"""A .deb's bytes as a plain Package: unpacked once into the store, its install scripts read for notes, never run.
+
+The bytes of all files lie in one object of the store, one after another; a note keyed by the .deb's digest holds the
+tree as columns, because a build loads dozens of them before it knows that there is nothing to do.
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from functools import partial
+from hashlib import sha256
+from itertools import repeat
+from typing import Any
+
+from imagekit.errors import Problem
+from imagekit.image import path_of
+from imagekit.package import Package
+from imagekit.sources import _tar
+from imagekit.store import Store
+from imagekit.tree import Entry, Slice, Tree
+
+NOTE = "debian-package"
+FORM = "1"  # raise it when a conversion changes: old notes are then not found
+MAX_CONTROL = 8 << 20
+MAX_XZ_MEMORY = 256 << 20  # xz -9 wants 65 MiB
+MERGED = ("/usr/bin", "/usr/sbin", "/usr/lib", "/usr/lib32", "/usr/lib64", "/usr/libx32")
+SCRIPTS = ("preinst", "postinst", "triggers")
+DEEDS = {  # what a script does that an image must declare: the word of the note, and how the script writes it
+    "alternative": r"update-alternatives\s+(?:--quiet\s+)?--install\b.*",
+    "user": r"(?:adduser|useradd|systemd-sysusers)\s.*",
+    "group": r"(?:addgroup|groupadd)\s.*",
+    "mode": r"(?:dpkg-statoverride\s+(?:.*\s)?--add|chmod|chown|setcap)\s.*",
+    "unit": r"deb-systemd-helper\s+(?:.*\s)?enable\s.*",
+    "trigger": r"(?:activate|activate-noawait|activate-await)\s.*|ldconfig\b.*|dpkg-trigger\s.*",
+    "refresh": r"(?:update-ca-certificates|depmod|update-initramfs|fc-cache|update-mime-database)\b.*",
+}
+_DEEDS = {
+    word: re.compile(r"^[ \t]*(?:if\s+|!\s+|then\s+)*(" + deed + ")", re.MULTILINE) for word, deed in DEEDS.items()
+}
+_SHELL_TAIL = re.compile(r"\s*(?:\d?>|\|\||&&|;|\|).*")
+_Row = tuple[str, int, int, int, int, str, str, int]  # kind, mode, uid, gid, size, sha256, target, offset
+_Columns = dict[str, Any]
+
+
+def load(digest: str, store: Store) -> Package | None:
+    """The package of the .deb with this sha256 as it was once converted, or None if it must be (again)."""
+    note = store.recall(NOTE, f"{digest}-{FORM}")
+    seal, _, body = (note or b"").partition(b"\n")
+    if not body or sha256(body).hexdigest().encode() != seal:
+        return None  # the store does not hash its notes, and a power cut may tear one
+    columns: _Columns = json.loads(body)
+    if columns["deb"] != digest or not _is_there(columns, store):
+        return None
+    return _package(columns, store)
+
+
+def convert(data: bytes, digest: str, store: Store) -> Package:
+    """The package in these bytes of a .deb, kept in the store; raises Problem for one that is not plain and whole."""
+    parts = dict(_ar_members(data))
+    if not parts.get("debian-binary", b"").startswith(b"2."):
+        raise Problem("it is no Debian package of format 2")
+    control = _control(*_only(parts, "control.tar"))
+    rows: dict[str, _Row] = {}
+    blob = store.write(_files(*_only(parts, "data.tar"), rows))
+    columns: _Columns = {"deb": digest, "object": blob, "notes": _deeds(control), "digest": ""}
+    columns |= _fields(control.get("control", "")) | _columns(_finish(rows))
+    columns["digest"] = _package(columns, store).tree.digest
+    body = json.dumps(columns, separators=(",", ":")).encode()
+    store.remember(NOTE, f"{digest}-{FORM}", sha256(body).hexdigest().encode() + b"\n" + body)
+    return _package(columns, store)
+
+
+def _package(columns: _Columns, store: Store) -> Package:
+    return Package(
+        name=columns["name"],
+        version=columns["version"],
+        architecture=columns["architecture"],
+        digest=columns["digest"],
+        tree=_tree(columns, str(store.path(columns["object"]))),
+        notes=tuple(columns["notes"]),
+    )
+
+
+def _is_there(columns: _Columns, store: Store) -> bool:
+    """Whether the object with the files' bytes is there and whole; each file is hashed when it is read."""
+    last = max(map(sum, zip(columns["offset"], columns["bytes"], strict=True)), default=0)
+    try:
+        return store.path(columns["object"]).stat().st_size == last
+    except FileNotFoundError:
+        return False
+
+
+def _ar_members(data: bytes) -> Iterator[tuple[str, bytes]]:
+    """Every member of an ar archive (ar(5), the common format); names are unique, or it is no .deb."""
+    if data[:8] != b"!<arch>\n":
+        raise Problem("it is no ar archive")
+    at, seen = 8, set()
+    while at < len(data):
+        header = data[at : at + 60]
+        name, size = header[:16].decode("latin-1").rstrip().removesuffix("/"), header[48:58].rstrip()
+        if len(header) < 60 or header[58:] != b"`\n" or not size.isdigit() or name in seen:
+            raise Problem(f"its ar header at byte {at} is malformed")
+        end = at + 60 + int(size)
+        if end > len(data):
+            raise Problem(f"its member {name!r} is cut short")
+        seen.add(name)
+        yield name, data[at + 60 : end]
+        at = end + end % 2
+
+
+def _only(parts: dict[str, bytes], stem: str) -> tuple[str, bytes]:
+    found = [name for name in parts if name == stem or name.startswith(stem + ".")]
+    if len(found) != 1:
+        raise Problem(f"it has {len(found)} members {stem}, not one")
+    return found[0], parts[found[0]]
+
+
+def _unpacked(name: str, packed: bytes) -> Iterator[bytes]:
+    """The bytes in a compressed member, piece by piece; raises Problem for a cut or broken one."""
+    unpackers = {"": _plain, ".xz": _xz, ".gz": _gz, ".zst": _zst}
+    suffix = name[name.index(".tar") + 4 :]
+    if suffix not in unpackers:
+        raise Problem(f"its member {name!r} is compressed in a way that is not read", f"known: {', '.join(unpackers)}")
+    return unpackers[suffix](packed)
+
+
+def _plain(packed: bytes) -> Iterator[bytes]:
+    yield packed
+
+
+def _xz(packed: bytes) -> Iterator[bytes]:
+    import lzma
+
+    unpacker = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=MAX_XZ_MEMORY)
+    try:
+        piece = unpacker.decompress(packed, _tar.PIECE)
+        while piece or not (unpacker.eof or unpacker.needs_input):
+            yield piece
+            piece = b"" if unpacker.eof else unpacker.decompress(b"", _tar.PIECE)
+    except lzma.LZMAError as error:
+        raise Problem(f"its xz data is broken: {error}") from error
+    if not unpacker.eof or unpacker.unused_data:
+        raise Problem("its xz data does not end where it should")
+
+
+def _gz(packed: bytes) -> Iterator[bytes]:
+    import zlib
+
+    unpacker = zlib.decompressobj(zlib.MAX_WBITS | 16)
+    try:
+        while packed and not unpacker.eof:
+            yield unpacker.decompress(packed, _tar.PIECE)
+            packed = unpacker.unconsumed_tail
+    except zlib.error as error:
+        raise Problem(f"its gzip data is broken: {error}") from error
+    if not unpacker.eof or unpacker.unused_data:
+        raise Problem("its gzip data does not end where it should")
+
+
+def _zst(packed: bytes) -> Iterator[bytes]:
+    import zstandard
+
+    reader = zstandard.ZstdDecompressor(max_window_size=1 << 27).stream_reader(packed, read_across_frames=True)
+    try:
+        while piece := reader.read(_tar.PIECE):
+            yield piece  # a cut frame ends in silence here; the tar reader then misses the end of the archive
+    except zstandard.ZstdError as error:
+        raise Problem(f"its zstd data is broken: {error}") from error
+
+
+def _control(name: str, packed: bytes) -> dict[str, str]:
+    """The texts of the control archive by name."""
+    stream = _tar.Stream(_unpacked(name, packed))
+    texts: dict[str, str] = {}
+    for member in _tar.members(stream):
+        if member.kind == "file":
+            if member.size > MAX_CONTROL:
+                raise Problem(f"its control file {member.name!r} has {member.size} bytes")
+            texts[member.name] = b"".join(_tar.file_bytes(stream, member.size)).decode("utf-8", "replace")
+    return texts
+
+
+def _fields(control: str) -> dict[str, str]:
+    """What a control file says of name, version, architecture and source (deb-control(5))."""
+    pairs = (line.partition(":") for line in control.splitlines() if line[:1] not in (" ", "\t", "#", ""))
+    fields = {name: value.strip() for name, _, value in pairs}
+    for name in ("Package", "Version", "Architecture"):
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9+.:~-]*", fields.get(name, "")):
+            raise Problem(f"its control file has the {name} {fields.get(name)!r}")
+    source = fields.get("Source", fields["Package"]).partition(" ")[0]
+    about = {name.lower(): fields[name] for name in ("Version", "Architecture")}
+    return {"name": fields["Package"], "source": source, **about}
+
+
+def _files(name: str, packed: bytes, rows: dict[str, _Row]) -> Iterator[bytes]:
+    """The bytes of every file, one after another, while `rows` fills with where each lies."""
+    stream = _tar.Stream(_unpacked(name, packed))
+    offset = 0
+    for member in _tar.members(stream):
+        digest = sha256()
+        if member.kind == "file":
+            for piece in _tar.file_bytes(stream, member.size):
+                digest.update(piece)
+                yield piece
+        _add(member, digest.hexdigest() if member.kind == "file" else "", offset, rows)
+        offset += member.size
+    for path in rows:
+        _check_parent(path, rows)  # here, so that the store drops the draft of a package that is refused
+
+
+def _add(member: _tar.Member, digest: str, offset: int, rows: dict[str, _Row]) -> None:
+    path = path_of(member.name)
+    if path == "/":
+        return
+    if path in MERGED and member.kind == "symlink" and not member.name.startswith("usr/"):
+        return  # base-files brings /bin -> usr/bin; whoever lays out the root makes it
+    target = path_of(member.target) if member.kind == "hardlink" else member.target
+    if member.kind == "hardlink" and rows.get(target, ("",))[0] not in ("file", "hardlink"):
+        raise Problem(f"the hard link {path} names {target}, which is no file before it")
+    row = (member.kind, member.mode, member.uid, member.gid, member.size, digest, target, offset)
+    old = rows.setdefault(path, row)
+    if old is not row:
+        rows[path] = _one_of(path, old, row)
+
+
+def _one_of(path: str, old: _Row, new: _Row) -> _Row:
+    """What stays where /bin/x and /usr/bin/x became one: equal things, or the file that a symlink beside it names."""
+    if old[:7] == new[:7]:
+        return old
+    for link, other in ((old, new), (new, old)):
+        if link[0] == "symlink" and other[0] != "dir" and path_of(link[6]) == path:
+            return other
+    raise Problem(f"it holds {path} twice, and the two differ")
+
+
+def _finish(rows: dict[str, _Row]) -> dict[str, _Row]:
+    """The rows sorted by components; of paths that share a file, the first is the file and the others are its links."""
+    rows = dict(sorted(rows.items(), key=lambda item: item[0].split("/")))
+    first: dict[str, str] = {}
+    for path in rows:
+        first.setdefault(_file_of(path, rows), path)
+    finished: dict[str, _Row] = {}
+    for path in rows:
+        file = _file_of(path, rows)
+        is_first = path == first[file]
+        # A link repeats the file's mode and owner: mke2fs takes them from whichever it meets last.
+        finished[path] = rows[file] if is_first else ("hardlink", *rows[file][1:4], 0, "", first[file], 0)
+    return finished
+
+
+def _file_of(path: str, rows: dict[str, _Row]) -> str:
+    while rows[path][0] == "hardlink":
+        path = rows[path][6]
+    return path
+
+
+def _check_parent(path: str, rows: dict[str, _Row]) -> None:
+    parent = path.rpartition("/")[0]
+    if parent in rows and rows[parent][0] != "dir":
+        raise Problem(f"{path} lies below {parent}, which is a {rows[parent][0]}")
+
+
+def _columns(rows: dict[str, _Row]) -> _Columns:
+    """The tree as columns: a few long strings and lists load several times faster than a list of rows."""
+    styles: dict[tuple[str, int, int, int], int] = {}
+    return {
+        "path": "\n".join(rows),  # names with control characters are refused
+        "style": [styles.setdefault(row[:4], len(styles)) for row in rows.values()],
+        "styles": list(styles),
+        "bytes": [row[4] for row in rows.values()],
+        "sha256": "\n".join(row[5] for row in rows.values()),
+        "target": "\n".join(row[6] for row in rows.values()),
+        "offset": [row[7] for row in rows.values()],
+    }
+
+
+def _tree(columns: _Columns, blob: str) -> Tree:
+    """The tree of these columns, its bytes in `blob`; built by tuple construction, without a Python frame per entry."""
+    if not columns["path"]:
+        return Tree()
+    paths = columns["path"].split("\n")
+    kinds, modes, uids, gids = zip(*map(columns["styles"].__getitem__, columns["style"]), strict=True)
+    slices = map(partial(tuple.__new__, Slice), zip(repeat(blob), columns["offset"], columns["bytes"]))
+    contents = [there if kind == "file" else b"" for kind, there in zip(kinds, slices, strict=True)]
+    rows = zip(
+        kinds, modes, uids, gids, columns["bytes"], columns["sha256"].split("\n"), columns["target"].split("\n"),
+        repeat((0, 0)), repeat(()), contents, repeat(columns["name"]),
+    )  # fmt: skip
+    return Tree(zip(paths, map(partial(tuple.__new__, Entry), rows), strict=True))
+
+
+def _deeds(control: dict[str, str]) -> list[str]:
+    """What the scripts would have done, as words; found, not understood: a person declares what the image needs."""
+    text = "\n".join(control.get(script, "") for script in SCRIPTS).replace("\\\n", " ")
+    found: dict[str, None] = {}
+    for word, deed in _DEEDS.items():
+        for match in deed.finditer(text):
+            command = " ".join(_SHELL_TAIL.sub("", match[1]).split())
+            found[f"{word}: {command[:200]}"] = None
+    return list(found)

@@ -1,0 +1,179 @@
+"""A strict reader of the tar that dpkg writes: ustar and GNU long names, nothing else.
+
+Own code, because Python's tarfile is neither a safe nor a strict reader: it hangs on some headers, passes over
+truncation in silence and takes headers that other readers see otherwise. dpkg refuses PAX headers (dpkg's lib/dpkg/
+tarfn.c: "unsupported PAX tar header type"), so a .deb has none and carries no extended attributes; we refuse them too.
+"""
+
+import re
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from imagekit.errors import Problem
+
+BLOCK = 512
+PIECE = 1 << 20
+MAX_BYTES = 2 << 30  # unpacked; Debian's largest kernel package has 400 MB
+MAX_MEMBERS = 200_000
+MAX_NAME = 4096
+MAX_DEPTH = 64
+KINDS = {b"0": "file", b"\0": "file", b"1": "hardlink", b"2": "symlink", b"5": "dir"}
+_NUMBER = re.compile(rb" *([0-7]+)[ \0]*\Z")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+
+
+class Member(NamedTuple):
+    """One entry of an archive; its bytes, if it is a file, come next in the stream."""
+
+    name: str  # relative, without ./ and trailing slash; "" is the root
+    kind: str  # file, dir, symlink or hardlink
+    mode: int
+    uid: int
+    gid: int
+    size: int
+    target: str  # of a symlink its text, of a hard link a name like `name`
+
+
+class Stream:
+    """Exact reads from a run of pieces, with an end that is known to have come."""
+
+    def __init__(self, pieces: Iterator[bytes]) -> None:
+        self._pieces = pieces
+        self._piece = b""
+        self._at = 0
+        self._taken = 0
+
+    def read(self, size: int) -> bytes:
+        """Exactly `size` bytes; raises Problem when the archive ends before."""
+        data = self._piece[self._at : self._at + size]
+        self._at += len(data)
+        if len(data) < size:
+            data = b"".join((data, *self._more(size - len(data))))
+        return data
+
+    def pieces(self, size: int) -> Iterator[bytes]:
+        """Exactly `size` bytes, in pieces of at most a MiB, so that a large file is never whole in memory."""
+        while size:
+            data = self.read(min(size, PIECE))
+            size -= len(data)
+            yield data
+
+    def rest(self) -> Iterator[bytes]:
+        """Whatever is left."""
+        yield self._piece[self._at :]
+        while self._next():
+            yield self._piece
+
+    def _more(self, size: int) -> Iterator[bytes]:
+        while size:
+            if not self._next():
+                raise Problem("the archive is cut short")
+            self._at = min(size, len(self._piece))
+            size -= self._at
+            yield self._piece[: self._at]
+
+    def _next(self) -> bool:
+        self._piece, self._at = next(self._pieces, b""), 0
+        self._taken += len(self._piece)
+        if self._taken > MAX_BYTES:
+            raise Problem(f"the archive unpacks to more than {MAX_BYTES} bytes")
+        return bool(self._piece)
+
+
+def members(stream: Stream) -> Iterator[Member]:
+    """Every member in the order of the archive. The caller takes a file's bytes, `file_bytes`, before the next one."""
+    for _ in range(MAX_MEMBERS):
+        member = _member(stream)
+        if member is None:
+            return
+        yield member
+    raise Problem(f"the archive has more than {MAX_MEMBERS} members")
+
+
+def file_bytes(stream: Stream, size: int) -> Iterator[bytes]:
+    """The bytes of the file whose member was just yielded; reads the padding as well."""
+    yield from stream.pieces(size)
+    stream.read(-size % BLOCK)
+
+
+def _member(stream: Stream) -> Member | None:
+    """The next member with its long name and target, or None at the proper end."""
+    long: dict[bytes, bytes] = {}
+    while (header := stream.read(BLOCK)) != bytes(BLOCK):
+        _check_header(header)
+        flag = header[156:157]
+        size = _number(header[124:136], "size")
+        if flag not in (b"L", b"K"):
+            return _made(header, flag, size, long)
+        if flag in long or not 0 < size <= MAX_NAME + 1:
+            raise Problem("a GNU long name is repeated, empty or too long")
+        long[flag] = stream.read(size).removesuffix(b"\0")
+        stream.read(-size % BLOCK)
+    if long:
+        raise Problem("a GNU long name belongs to no member")
+    if any(piece.strip(b"\0") for piece in (stream.read(BLOCK), *stream.rest())):
+        raise Problem("something follows the end of the archive")
+    return None
+
+
+def _made(header: bytes, flag: bytes, size: int, long: dict[bytes, bytes]) -> Member:
+    kind = KINDS.get(flag)
+    short = _short_name(header)
+    name = clean_name(long.get(b"L", short), directory=kind == "dir")
+    if kind is None:
+        raise Problem(f"{name!r} has the type {flag!r}; a package holds files, folders and links only")
+    if kind != "file" and size:
+        raise Problem(f"{name!r} is a {kind} with a size")
+    written = long.get(b"K", header[157:257].split(b"\0")[0])
+    target = clean_name(written) if kind == "hardlink" else _text(written) if kind == "symlink" else ""
+    if kind in ("symlink", "hardlink") and not target:
+        raise Problem(f"{name!r} is a link to nothing")
+    mode, uid, gid = (_number(header[at : at + 8], "number") for at in (100, 108, 116))
+    return Member(name, kind, mode & 0o7777, uid, gid, size, target)
+
+
+def clean_name(raw: bytes, *, directory: bool = False) -> str:
+    """A member's name without ./ and trailing slash; raises Problem for one that would lead out of the tree."""
+    name = _text(raw).removeprefix("./")
+    if directory:
+        name = name.removesuffix("/")
+    if name in ("", "."):
+        return ""
+    parts = name.split("/")
+    if (
+        name.startswith("/")
+        or len(parts) > MAX_DEPTH
+        or any(p in ("", ".", "..") or len(p.encode()) > 255 for p in parts)
+    ):
+        raise Problem(f"{name!r} is no name of a member")
+    return name
+
+
+def _short_name(header: bytes) -> bytes:
+    name = header[:100].split(b"\0")[0]
+    prefix = header[345:500].split(b"\0")[0] if header[257:263] == b"ustar\0" else b""
+    return prefix + b"/" + name if prefix else name
+
+
+def _check_header(header: bytes) -> None:
+    if header[257:265] not in (b"ustar\x0000", b"ustar  \0"):
+        raise Problem("a header is neither ustar nor GNU tar")
+    if sum(header[:148]) + sum(header[156:]) + 8 * 32 != _number(header[148:156], "checksum"):
+        raise Problem("a header does not match its checksum")
+
+
+def _number(field: bytes, what: str) -> int:
+    match = _NUMBER.match(field)  # refuses base-256, thus sizes of 8 GiB and more and all negative ones
+    if not match:
+        raise Problem(f"a header has the {what} {field!r}")
+    return int(match[1], 8)
+
+
+def _text(raw: bytes) -> str:
+    try:
+        text = raw.decode()
+    except UnicodeDecodeError as error:
+        raise Problem(f"the name {raw!r} is not UTF-8") from error
+    if _CONTROL.search(text) or len(raw) > MAX_NAME:
+        raise Problem(f"the name {text[:80]!r} has control characters or is too long")
+    return text
