@@ -1,0 +1,51 @@
+"""One rule for every option: command line, IMAGEKIT_NAME, [tool.imagekit] of the project, then the default."""
+
+import os
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from imagekit.errors import Problem, unknown
+
+KNOWN = ("arch", "format", "target", "tools", "key", "mirror", "image-report", "accel")
+
+
+def lookup(name: str, given: Any = None, *, folder: Path | None = None, default: Any = None) -> Any:
+    """The value of an option, and nothing about where it came from; see `origin` for that."""
+    return origin(name, given, folder=folder, default=default)[0]
+
+
+def origin(name: str, given: Any = None, *, folder: Path | None = None, default: Any = None) -> tuple[Any, str]:
+    """(value, where it was given): "option", the variable's name, the pyproject.toml's path, or "default"."""
+    if given not in (None, [], ()):
+        return given, "option"
+    variable = f"IMAGEKIT_{name.upper().replace('-', '_')}"
+    if os.environ.get(variable):
+        return os.environ[variable], variable
+    path, table = project(folder or Path.cwd())
+    if name in table:
+        return table[name], str(path)
+    return default, "default"
+
+
+@cache
+def project(folder: Path) -> tuple[Path | None, dict[str, Any]]:
+    """The nearest pyproject.toml with a [tool.imagekit] at or above a folder, and that table."""
+    import tomllib
+
+    for place in (folder.absolute(), *folder.absolute().parents):
+        path = place / "pyproject.toml"
+        try:
+            text = path.read_text(encoding="utf-8")
+            table = tomllib.loads(text).get("tool", {}).get("imagekit") if "[tool.imagekit" in text else None
+        except FileNotFoundError:
+            continue
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise Problem(f"cannot read {path}: {error}") from error
+        if isinstance(table, dict):
+            for name in table:
+                if name not in KNOWN:
+                    problem = unknown("setting", name, KNOWN)
+                    raise Problem(f"{path}: [tool.imagekit]: {problem.message}", problem.hint)
+            return path, table
+    return None, {}
