@@ -153,11 +153,18 @@ def _folder(name: str) -> str:
     try:
         mode = os.lstat(name).st_mode
     except FileNotFoundError:
-        os.mkdir(name)
+        _make(name)
         return name
     if not stat.S_ISDIR(mode):
         raise OSError(0, f"/{name} of this root is not a folder: refused as a mount point")
     return name
+
+
+def _make(name: str) -> None:
+    try:
+        os.mkdir(name)
+    except OSError as error:
+        raise OSError(error.errno, f"cannot make /{name} in this root: {error.strerror}") from None
 
 
 def _proc(target: str) -> None:
