@@ -22,9 +22,12 @@ class Key:
     """A public key, and the secret one where it was read from; its repr shows the identifier only."""
 
     number: bytes  # 8 bytes, minisign's key number
-    public: bytes = field(repr=False)  # 32 bytes
-    seed: bytes | None = field(default=None, repr=False, compare=False)  # 32 bytes, RFC 8032 section 5.1.5
+    public: bytes  # 32 bytes
+    seed: bytes | None = field(default=None, compare=False)  # 32 bytes, RFC 8032 section 5.1.5
     comment: str = field(default="", compare=False)
+
+    def __repr__(self) -> str:
+        return f"<Key {self.id}>"
 
     @property
     def id(self) -> str:
@@ -150,8 +153,12 @@ def _secret_record(key: Key) -> bytes:
 def _from_secret_record(raw: bytes, comment: str, name: str) -> Key:
     if raw[2:4] != b"\0\0":
         raise Problem(f"{name} is encrypted", "imagekit reads keys without a password; `minisign -C -W` removes it")
-    number, seed, public = raw[54:62], raw[62:94], raw[94:126]
-    if blake2b(b"Ed" + raw[54:126], digest_size=32).digest() != raw[126:]:
+    number, seed, public, checksum = raw[54:62], raw[62:94], raw[94:126], raw[126:]
+    if not any(checksum):  # minisign -W writes none (0.11), so compare the two halves of the key
+        is_whole = from_seed(seed).public == public
+    else:
+        is_whole = blake2b(b"Ed" + raw[54:126], digest_size=32).digest() == checksum
+    if not is_whole:
         raise Problem(f"{name} is damaged: its checksum does not fit")
     return Key(number, public, seed, comment)
 
