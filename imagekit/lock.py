@@ -80,7 +80,11 @@ def _parse(lines: list[str]) -> Lock:
             archives.append(Archive(*line.split(" ")[1:]))
         elif line.startswith("["):
             arch = line.strip("[]")
+            if arch in pins:
+                raise ValueError(f"{arch} is given twice")
             pins[arch] = ()
+        elif not arch:
+            raise ValueError("a package stands before any architecture")
         else:
             pins[arch] += (_pin(line),)
     return Lock(request, tuple(archives), pins)
@@ -90,6 +94,8 @@ def _pin(line: str) -> Pin:
     role, source, name, version, architecture, size, digest, archive, path = line.split(" ")
     if len(digest) != 64 or set(digest) - set("0123456789abcdef"):
         raise ValueError(f"{name}: {digest!r} is not a sha256")
+    if not size.isdecimal():
+        raise ValueError(f"{name}: {size} is no size")
     if path.startswith("/") or ".." in path.split("/") or "://" in path:
         raise ValueError(f"{name}: {path!r} is not a path below a mirror")
     return Pin(role, source, name, version, architecture, int(size), digest, archive, path)
