@@ -6,12 +6,12 @@ starts an Artifact and gives a Guest; formats and targets meet only in a format'
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from imagekit.errors import Problem
+from imagekit.errors import Problem, RigProblem
 
 HEAD, TAIL = 1 << 20, 1 << 20  # bytes of console that are kept: the first and the last
+END, WIDTH = 1 << 16, 400  # bytes that are looked at for the console's end, and characters that are shown of a line
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,10 @@ class GuestProblem(Problem):
     """The guest did not do what was asked: the message carries its console's end and what was seen last."""
 
 
+class MachineProblem(GuestProblem, RigProblem):
+    """The machine below the guest failed: QEMU died, hangs or was stopped. The rig is to blame, the guest is gone."""
+
+
 @dataclass
 class Console:
     """All that a guest printed: the first and the last MiB, and how much there was."""
@@ -66,8 +70,9 @@ class Console:
 
     def end(self, lines: int = 30) -> str:
         """The last lines, each marked as the guest's own words."""
-        last = self.text.rstrip().splitlines()[-lines:]
-        return "\n".join(f"guest| {line}" for line in last) or "guest| (it printed nothing)"
+        last = escape(bytes(self.head[-END:] + self.tail[-END:])[-END:]).rstrip().splitlines()[-lines:]
+        shown = (line if len(line) <= WIDTH else f"{line[:WIDTH]}..." for line in last)
+        return "\n".join(f"guest| {line}" for line in shown) or "guest| (it printed nothing)"
 
 
 def escape(data: bytes) -> str:
@@ -107,7 +112,7 @@ class Guest:
         self,
         argv: Sequence[str] | str,
         *,
-        input: bytes = b"",  # noqa: A002 - the name that subprocess.run uses
+        input: bytes = b"",
         env: Mapping[str, str] | None = None,
         timeout: float = 60.0,  # seconds of wall clock until the guest is asked to kill it
     ) -> Finished:
@@ -155,9 +160,7 @@ class Http:
         try:
             connection.request(method, path, body=body or None, headers={"Connection": "close", **(headers or {})})
             answer = connection.getresponse()
-            return Response(
-                answer.status, {k.lower(): v for k, v in answer.getheaders()}, answer.read(16 << 20)
-            )
+            return Response(answer.status, {k.lower(): v for k, v in answer.getheaders()}, answer.read(16 << 20))
         except (HTTPException, OSError) as error:
             raise GuestProblem(f"{method} {path} on port {port}: {type(error).__name__} {error}") from error
         finally:
@@ -187,4 +190,4 @@ class Target:
     boots: bool  # whether a kernel and the services run; False where commands run in the tree alone
     modules: tuple[str, ...] = ()  # kernel modules that an image needs to live on it
     serial: str = ""  # the kernel's name of the console
-    find: Callable[[], Path | None] = lambda: None
+    interact: Callable[..., int] | None = None  # (opened, *, rig, store) -> exit status: the console on this terminal
