@@ -134,10 +134,10 @@ class Tree(Mapping[str, Entry]):
     def read(self, path: str) -> bytes:
         """The bytes of a file, through hard links; raises Problem for a path that is not there or not a file."""
         entry = self._entries.get(path)
+        if entry and entry.kind == "hardlink":
+            path, entry = entry.target, self._entries.get(entry.target)  # once: its target is a file, never a link
         if entry is None:
             raise Problem(f"{path} is not in the tree")
-        if entry.kind == "hardlink":
-            return self.read(entry.target)
         if entry.kind != "file":
             raise Problem(f"{path} is a {entry.kind}, not a file")
         return entry.read()
