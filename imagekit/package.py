@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from imagekit.errors import RigProblem
 from imagekit.store import Store
 from imagekit.tree import Tree
 
@@ -64,6 +65,10 @@ class Resolved(NamedTuple):
 
     pins: tuple[Pin, ...]
     archives: tuple[Archive, ...]
+
+
+class Gone(RigProblem):
+    """A pinned package is on the mirror no longer (404): a point release or an update replaced it."""
 
 
 Progress = Callable[[str, int, int], None]  # (what, done bytes, all bytes)
