@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict
@@ -13,7 +14,7 @@ from typing import Any
 
 import imagekit
 from imagekit import artifact as artifacts
-from imagekit import compose, early, host, plugs
+from imagekit import compose, early, host, options, plugs
 from imagekit import lock as locks
 from imagekit.arch import arch as arch_named
 from imagekit.artifact import MANIFEST_SUFFIX, SIGNATURE_SUFFIX, Artifact, Format, Written
@@ -124,14 +125,35 @@ def definition_digest(image: Image, folder: Path) -> str:
     return _digest([asdict(image), sources])
 
 
+def inputs(image: Image, definition: Path) -> list[str]:
+    """Every file that decides what a build of this definition gives, for those who ask whether one has changed.
+
+    Folders are named too: their times tell of files that came or went. Modules that the definition imported count.
+    """
+    found = [definition, locks.beside(definition), *_own_files()]
+    for content in image.files.values():
+        if isinstance(content, File):
+            source = definition.parent / content.source
+            found += [source, *source.rglob("*")] if source.is_dir() else [source]
+    for module in list(sys.modules.values()):
+        path = getattr(module, "__file__", None)
+        if path and not path.startswith((sys.prefix, sys.base_prefix)):
+            found.append(Path(path))
+    project = options.project(Path.cwd())[0]
+    return [str(path.absolute()) for path in (*found, *filter(None, [project]))]
+
+
 @cache
 def own_digest() -> str:
     """sha256 of imagekit's own code and of what it puts into images: another imagekit may write other bytes."""
     total = sha256(imagekit.__version__.encode())
-    home = Path(__file__).parent
-    for path in sorted(p for p in home.rglob("*") if p.suffix != ".pyc" and p.is_file()):
-        total.update(f"{path.relative_to(home)}\n".encode() + path.read_bytes())
+    for path in _own_files():
+        total.update(f"{path.name}\n".encode() + path.read_bytes())
     return total.hexdigest()
+
+
+def _own_files() -> list[Path]:
+    return sorted(path for path in Path(__file__).parent.rglob("*") if path.is_file() and path.suffix != ".pyc")
 
 
 def target_modules(arch: str) -> tuple[str, ...]:

@@ -1,0 +1,449 @@
+"""The command line: one function per verb.
+
+Exit status: 0 done, 1 a Problem or a failed check, 2 wrong usage, 130 interrupted; `run` gives the program's own.
+"""
+
+import sys
+
+TYPE_CHECKING = False  # typing's own would cost a third of a no-op build
+
+if TYPE_CHECKING:
+    from argparse import ArgumentParser, Namespace
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from imagekit.artifact import Artifact
+    from imagekit.image import Image
+    from imagekit.key import Key
+    from imagekit.store import Store
+
+
+def main(argv: "Sequence[str] | None" = None) -> int:
+    """Run one command line and give its exit status."""
+    words = sys.argv[1:] if argv is None else list(argv)
+    if words[:1] == ["build"]:
+        from imagekit import stamp
+
+        said = stamp.unchanged(words)
+        if said is not None:
+            print("\n".join(said))
+            return 0
+    return _main(words)
+
+
+def _main(words: "Sequence[str]") -> int:
+    from imagekit.errors import Problem
+
+    asked = parser().parse_args(words)
+    asked.words = words
+    try:
+        return int(asked.verb(asked))
+    except Problem as problem:
+        print(f"imagekit: {problem}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("imagekit: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output has gone; there is nobody left to tell
+        sys.stderr.close()
+        return 1
+
+
+def parser() -> "ArgumentParser":
+    """All verbs with their options and examples."""
+    import argparse
+
+    import imagekit
+
+    top = argparse.ArgumentParser(
+        prog="imagekit",
+        description="Build operating-system images and test them. `pytest images/` does all of it; these verbs do one step.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    top.add_argument("--version", action="version", version=f"imagekit {imagekit.__version__}")
+    verbs = top.add_subparsers(metavar="VERB", required=True)
+    for name, (function, define, example) in VERBS.items():
+        text = (function.__doc__ or "").strip().partition("\n")[0]
+        verb = verbs.add_parser(
+            name,
+            help=text,
+            description=text,
+            epilog=f"examples:\n{example}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        define(verb)
+        verb.set_defaults(verb=function)
+    return top
+
+
+def lock(asked: "Namespace") -> int:
+    """Pin every package of the images, for all their architectures, in a lock beside each definition."""
+    from imagekit import build
+
+    store = _store()
+    if asked.tools:
+        from imagekit import toolbox
+
+        toolbox.write_locks(store, _say)
+        return 0
+    behind = 0
+    for path, image in _definitions(asked.path):
+        if asked.check:
+            behind += _lock_is_behind(path, image)
+        else:
+            written = build.write_lock(image, path.with_suffix(".lock"), store=store, say=_say)
+            for arch, pins in sorted(written.pins.items()):
+                size = sum(pin.size for pin in pins)
+                print(f"{path.with_suffix('.lock')}: {arch}: {len(pins)} packages, {_size(size)} to fetch")
+    return min(behind, 1)
+
+
+def build(asked: "Namespace") -> int:
+    """Build, sign and write the images to a folder; nothing is done for what has not changed."""
+    import time
+
+    from imagekit import build, stamp
+
+    started, store, key = time.time_ns(), _store(), _key(asked)
+    said, read, wrote = [], [str(key[1])], []
+    for path, image in _definitions(asked.path):
+        for arch, format in _combinations(asked, image):
+            made = build.artifact(image, folder=path.parent, lock=build.read_lock(path), arch=arch, format=format,
+                                  key=key[0], store=store, say=_say)  # fmt: skip
+            out = build.publish(made, asked.output)
+            wrote += [str(out.path), *(str(out.path.with_name(part.file)) for part in out.parts)]
+            said.append(f"{image.name} {arch} {format}  {_size(made.size)}  {out.path}")
+        read += build.inputs(image, path)
+    _quiet()
+    print("\n".join(said))
+    stamp.record(asked.words, read=read, wrote=wrote, said=said, started_ns=started)
+    return 0
+
+
+def boot(asked: "Namespace") -> int:
+    """Boot an image (or a written artifact) with its console on this terminal."""
+    from imagekit import plugs
+    from imagekit.guest import Rig
+
+    store, key = _store(), _key(asked)[0]
+    made = _artifact(asked, key, store, kinds=("kernel", "disk"))
+    name = asked.target or next(
+        name
+        for name in plugs.names("targets")
+        if (target := plugs.load("targets", name)).boots and made.arch in target.arches and made.kind in target.kinds
+    )
+    rig = Rig(tools=_option(asked, "tools", "auto"), memory=asked.memory, accelerator=_option(asked, "accel", "auto"),
+              say=_say, cmdline=asked.append)  # fmt: skip
+    with made.opened(key) as opened:
+        return int(plugs.load("targets", name).interact(opened, rig=rig, store=store))
+
+
+def run(asked: "Namespace") -> int:
+    """Run a program of an image in a mount namespace: it takes the place of this process."""
+    from imagekit.targets import namespace
+
+    store, key = _store(), _key(asked)[0]
+    made = _artifact(asked, key, store, kinds=("root",))
+    with made.opened(key) as opened:
+        _quiet()
+        return int(namespace.execute(opened, asked.command or ["/bin/sh"], store=store))
+
+
+def inspect(asked: "Namespace") -> int:
+    """Show what an image consists of: its packages, sizes and digests; with --tree every path."""
+    from imagekit import artifact, build, image
+
+    for path in asked.path:
+        if path.suffix != ".py" and not path.is_dir():
+            print("\n".join(_described(artifact.load(path))))
+            continue
+        for definition, found in _definitions([path]):
+            for arch in asked.arch or found.arches:
+                tree = build.tree(found, folder=definition.parent, lock=build.read_lock(definition), arch=arch,
+                                  store=_store(), say=_say)  # fmt: skip
+                _quiet()
+                print(f"{found.name} {found.version} {arch}: {len(tree)} paths, {_size(tree.size)}, tree {tree.digest}")
+                print("\n".join(_listed(tree) if asked.tree else _sizes(tree)))
+    _ = image
+    return 0
+
+
+def verify(asked: "Namespace") -> int:
+    """Check an artifact's signature and every byte of it."""
+    from imagekit import artifact
+
+    key = _key(asked)[0]
+    for path in asked.path:
+        made = artifact.load(path)
+        made.verify(key)
+        print(f"{path}: signed by {key.id}: {made.name} {made.manifest['version']} {made.arch} {made.format}")
+    return 0
+
+
+def key(asked: "Namespace") -> int:
+    """Make a signing key, or show a key's public half."""
+    from imagekit import key
+
+    path = asked.path or key.default_path()
+    if asked.what == "new":
+        key.save(key.new(comment=asked.comment), path)
+        print(f"secret key {path}\npublic key {path.with_suffix('.pub')}")
+    print(key.read(path).public_text(), end="")
+    return 0
+
+
+def doctor(asked: "Namespace") -> int:
+    """Say what this machine has, what is missing, and how to mend each line."""
+    from imagekit import doctor
+
+    lines = doctor.examine(_store(), say=_say)
+    _quiet()
+    width = max(len(line.name) for line in lines)
+    for line in lines:
+        print(f"{line.state:4}  {line.name:{width}}  {line.found}")
+        if line.mend:
+            print(f"      {'':{width}}  mend: {line.mend}")
+    _ = asked
+    return int(any(line.state == "bad" for line in lines))
+
+
+def _definitions(paths: "Sequence[Path]") -> "Iterator[tuple[Path, Image]]":
+    """Every definition that the paths name; a folder stands for all definitions right in it."""
+    from imagekit import image
+    from imagekit.errors import Problem
+
+    found = []
+    for path in paths:
+        if not path.exists():
+            raise Problem(f"there is no {path}", "name a definition, as in images/web.py, or a folder of them")
+        found += sorted(path.glob("*.py")) if path.is_dir() else [path]
+    shown = 0
+    for path in found:
+        if path not in paths and not _looks_like_definition(path):
+            continue
+        shown += 1
+        yield path, image.load(path)
+    if not shown:
+        raise Problem(f"no image is defined in {', '.join(map(str, paths))}", "a definition has `image = Image(...)`")
+
+
+def _looks_like_definition(path: "Path") -> bool:
+    return any(line.startswith(("image =", "image:")) for line in path.read_text(errors="replace").splitlines())
+
+
+def _combinations(asked: "Namespace", image: "Image") -> "list[tuple[str, str]]":
+    from imagekit.errors import Problem
+
+    pairs = [(a, f) for a in image.arches for f in image.formats]
+    wanted = [(a, f) for a, f in pairs if a in (asked.arch or image.arches) and f in (asked.format or image.formats)]
+    if not wanted:
+        offered = ", ".join(f"{a} {f}" for a, f in pairs)
+        raise Problem(f"image {image.name!r} is not made for what was asked", f"it is made for: {offered}")
+    return wanted
+
+
+def _artifact(asked: "Namespace", key: "Key", store: "Store", *, kinds: "Sequence[str]") -> "Artifact":
+    """The artifact that a path names; a definition is built first, in a format of one of the kinds."""
+    from imagekit import arch, artifact, build, image, plugs
+    from imagekit.errors import Problem
+
+    if asked.path.suffix != ".py":
+        return artifact.load(asked.path)
+    found = image.load(asked.path)
+    fitting = [name for name in found.formats if plugs.load("formats", name).kind in kinds]
+    if not fitting:
+        raise Problem(f"image {found.name!r} has no format of kind {' or '.join(kinds)}", f"it has {found.formats}")
+    wanted = asked.arch or (arch.host().name if arch.host().name in found.arches else found.arches[0])
+    return build.artifact(found, folder=asked.path.parent, lock=build.read_lock(asked.path), arch=wanted,
+                          format=fitting[0], key=key, store=store, say=_say)  # fmt: skip
+
+
+def _lock_is_behind(path: "Path", image: "Image") -> bool:
+    from imagekit import build
+    from imagekit.errors import Problem
+
+    try:
+        build.check_lock(image, build.read_lock(path))
+    except Problem as problem:
+        print(f"{path}: {problem}")
+        return True
+    print(f"{path}: the lock is up to date with its definition")
+    return False
+
+
+def _described(made: "Artifact") -> "Iterator[str]":
+    facts = made.manifest
+    yield f"{made.name} {facts['version']} {made.arch} {made.format}: {_size(made.size)} (signature not checked here)"
+    for part in made.parts:
+        yield f"  {part.role:8} {_size(part.size):>12}  {part.sha256}  {part.file}"
+    for name in ("tree", "definition", "lock"):
+        yield f"  {name:8} {'':12}  {facts[name]}"
+    for package in facts["packages"]:
+        yield f"  package  {_size(package['size']):>12}  {package['name']} {package['version']} {package['architecture']}"
+
+
+def _listed(tree: "object") -> "Iterator[str]":
+    from stat import filemode
+
+    from imagekit.disk.cpio import TYPES
+    from imagekit.tree import Tree
+
+    assert isinstance(tree, Tree)
+    for path in tree.paths:
+        entry = tree[path]
+        target = f" -> {entry.target}" if entry.target else ""
+        mode = filemode(TYPES[entry.kind] | entry.mode)
+        yield f"{mode} {entry.uid:5} {entry.gid:5} {entry.size:10}  {path}{target}  [{entry.owner}]"
+    yield from _sizes(tree)
+
+
+def _sizes(tree: "object") -> "Iterator[str]":
+    from imagekit.tree import Tree
+
+    assert isinstance(tree, Tree)
+    for owner, size in tree.sizes().items():
+        yield f"  {_size(size):>12}  {owner}"
+
+
+def _size(size: int) -> str:
+    for unit, factor in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
+        if size >= factor:
+            return f"{size / factor:.1f} {unit}"
+    return f"{size} B"
+
+
+def _store() -> "Store":
+    from imagekit.stores.directory import open_store
+
+    return open_store()
+
+
+def _option(asked: "Namespace", name: str, default: str) -> str:
+    from imagekit import options
+
+    return str(options.lookup(name, getattr(asked, name, None), default=default))
+
+
+def _key(asked: "Namespace") -> "tuple[Key, Path]":
+    from pathlib import Path
+
+    from imagekit import key, options
+
+    path = Path(options.lookup("key", asked.key, default=key.default_path()))
+    return key.read(path), path
+
+
+def _say(line: str) -> None:
+    """A progress line: one that changes on a terminal, plain lines elsewhere."""
+    if sys.stderr.isatty():
+        print(f"\r\x1b[K{line[:110]}", end="", file=sys.stderr, flush=True)
+    elif not line.endswith("%"):
+        print(line, file=sys.stderr, flush=True)
+
+
+def _quiet() -> None:
+    if sys.stderr.isatty():
+        print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+
+
+def _paths(verb: "ArgumentParser", what: str, *, default: str = "") -> None:
+    from pathlib import Path
+
+    many: dict[str, object] = {"nargs": "*", "default": [Path(default)]} if default else {"nargs": "+"}
+    verb.add_argument("path", type=Path, metavar="PATH", help=what, **many)  # type: ignore[arg-type]
+
+
+def _arches(verb: "ArgumentParser", *, one: bool = False) -> None:
+    from imagekit.arch import ARCHES
+
+    action = "store" if one else "append"
+    verb.add_argument("--arch", action=action, choices=sorted(ARCHES), help="architecture" + " (repeatable)" * (not one))
+
+
+def _key_option(verb: "ArgumentParser", what: str) -> None:
+    from pathlib import Path
+
+    verb.add_argument("--key", type=Path, metavar="FILE", help=f"{what} (else IMAGEKIT_KEY, [tool.imagekit], your own)")
+
+
+def _mirror(verb: "ArgumentParser") -> None:
+    verb.add_argument("--mirror", metavar="URL", help="package mirror (else IMAGEKIT_MIRROR, [tool.imagekit], apt's)")
+
+
+def _define_lock(verb: "ArgumentParser") -> None:
+    _paths(verb, "definitions, or folders of them (default: images)", default="images")
+    verb.add_argument("--check", action="store_true", help="only say which locks are behind their definitions")
+    verb.add_argument("--tools", action="store_true", help="pin imagekit's own tools instead (for its maintainers)")
+    _mirror(verb)
+
+
+def _define_build(verb: "ArgumentParser") -> None:
+    from pathlib import Path
+
+    from imagekit import plugs
+
+    _paths(verb, "definitions, or folders of them (default: images)", default="images")
+    _arches(verb)
+    verb.add_argument("--format", action="append", choices=plugs.names("formats"), help="output format (repeatable)")
+    verb.add_argument("-o", "--output", type=Path, default=Path("out"), metavar="DIR", help="default: out")
+    _key_option(verb, "secret key to sign with")
+    _mirror(verb)
+
+
+def _define_boot(verb: "ArgumentParser") -> None:
+    from pathlib import Path
+
+    from imagekit import plugs
+
+    verb.add_argument("path", type=Path, metavar="PATH", help="a definition, or an artifact's manifest")
+    _arches(verb, one=True)
+    verb.add_argument("--target", choices=plugs.names("targets"), help="machine (default: the first that fits)")
+    verb.add_argument("--memory", type=int, default=256, metavar="MIB", help="default: 256")
+    verb.add_argument("--append", default="", metavar="WORDS", help="kernel arguments for this boot only")
+    verb.add_argument("--tools", choices=("auto", "host", "tree"), help="where QEMU comes from")
+    verb.add_argument("--accel", choices=("auto", "kvm", "tcg"), help="default: auto, which asks a probe guest")
+    _key_option(verb, "key to verify with")
+
+
+def _define_run(verb: "ArgumentParser") -> None:
+    from pathlib import Path
+
+    verb.add_argument("path", type=Path, metavar="PATH", help="a definition, or an artifact's manifest")
+    verb.add_argument("command", nargs="*", metavar="COMMAND", help="after --; default: /bin/sh")
+    verb.set_defaults(arch=None)
+    _key_option(verb, "key to verify with")
+
+
+def _define_inspect(verb: "ArgumentParser") -> None:
+    _paths(verb, "definitions, folders of them, or artifacts")
+    _arches(verb)
+    verb.add_argument("--tree", action="store_true", help="list every path")
+
+
+def _define_verify(verb: "ArgumentParser") -> None:
+    _paths(verb, "manifests, or any part of an artifact")
+    _key_option(verb, "key that must have signed")
+
+
+def _define_key(verb: "ArgumentParser") -> None:
+    from pathlib import Path
+
+    verb.add_argument("what", choices=("new", "show"))
+    verb.add_argument("path", type=Path, nargs="?", metavar="FILE", help="default: your own key")
+    verb.add_argument("--comment", default="", help="stands in the key's file")
+
+
+def _define_doctor(verb: "ArgumentParser") -> None:
+    _ = verb
+
+
+VERBS = {
+    "lock": (lock, _define_lock, "  imagekit lock images/\n  imagekit lock --check images/web.py"),
+    "build": (build, _define_build, "  imagekit build images/web.py --arch aarch64 --format kernel_initrd -o out"),
+    "boot": (boot, _define_boot, "  imagekit boot images/shell.py\n  imagekit boot out/web_1_aarch64.kernel_initrd.manifest.json"),
+    "run": (run, _define_run, "  imagekit run images/web.py -- /usr/sbin/nginx -V"),
+    "inspect": (inspect, _define_inspect, "  imagekit inspect images/web.py --tree\n  imagekit inspect out/web_1_aarch64.initrd"),
+    "verify": (verify, _define_verify, "  imagekit verify out/web_1_aarch64.initrd --key imagekit.pub"),
+    "key": (key, _define_key, "  imagekit key new\n  imagekit key show fixtures/keys/test.pub"),
+    "doctor": (doctor, _define_doctor, "  imagekit doctor"),
+}  # fmt: skip
