@@ -4,7 +4,8 @@ The narrow waist is `run(argv)`; `http` and `tcp` go through `connect`. Also her
 starts an Artifact and gives a Guest; formats and targets meet only in a format's kind.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +13,7 @@ from imagekit.errors import Problem, RigProblem
 
 HEAD, TAIL = 1 << 20, 1 << 20  # bytes of console that are kept: the first and the last
 END, WIDTH = 1 << 16, 400  # bytes that are looked at for the console's end, and characters that are shown of a line
+MAX_BODY = 16 << 20  # bytes of an HTTP answer's body that are read
 
 
 @dataclass(frozen=True)
@@ -150,21 +152,63 @@ class Http:
         return self.request("GET", path, port=port, headers=headers)
 
     def request(
-        self, method: str, path: str, *, port: int = 80, headers: Mapping[str, str] | None = None, body: bytes = b""
+        self,
+        method: str,
+        path: str,
+        *,
+        port: int = 80,
+        headers: Mapping[str, str] | None = None,
+        body: bytes = b"",
+        timeout: float = 30.0,  # seconds of wall clock for the whole answer
     ) -> Response:
-        """One HTTP/1.1 request on a connection of its own; raises GuestProblem when the guest does not answer in HTTP."""
+        """One HTTP/1.1 request on a connection of its own; raises GuestProblem when no whole answer comes in time."""
         from http.client import HTTPConnection, HTTPException
 
-        connection = HTTPConnection("guest", port, timeout=30)
+        what = f"{method} {path} on port {port}"
+        connection = HTTPConnection("guest", port, timeout=timeout)
         connection.sock = self.connect(port)
         try:
-            connection.request(method, path, body=body or None, headers={"Connection": "close", **(headers or {})})
-            answer = connection.getresponse()
-            return Response(answer.status, {k.lower(): v for k, v in answer.getheaders()}, answer.read(16 << 20))
+            with _cut_off(connection.sock, timeout, f"{what}: no whole answer within {timeout:g} s"):
+                connection.request(method, path, body=body or None, headers={"Connection": "close", **(headers or {})})
+                answer = connection.getresponse()
+                fields = {name.lower(): value for name, value in answer.getheaders()}
+                return Response(answer.status, fields, answer.read(MAX_BODY))
         except (HTTPException, OSError) as error:
-            raise GuestProblem(f"{method} {path} on port {port}: {type(error).__name__} {error}") from error
+            raise GuestProblem(f"{what}: {escape(f'{type(error).__name__} {error}'.encode())[:WIDTH]}") from error
         finally:
             connection.close()
+
+
+@contextmanager
+def _cut_off(connection: Any, seconds: float, message: str) -> Iterator[None]:
+    """Shut a connection down after so many seconds: a socket's own time-out is for each byte, and bytes can trickle."""
+    from socket import SHUT_RDWR
+    from threading import Timer
+
+    late = []
+
+    def cut() -> None:
+        late.append(True)
+        with suppress(OSError):
+            connection.shutdown(SHUT_RDWR)
+
+    timer = Timer(seconds, cut)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    except Exception as error:
+        if late:
+            raise GuestProblem(message) from error
+        raise
+    finally:
+        timer.cancel()
+    if late:
+        raise GuestProblem(message)
+
+
+def _say_nothing(line: str) -> None:
+    _ = line
 
 
 @dataclass(frozen=True)
@@ -175,7 +219,7 @@ class Rig:
     memory: int = 256  # MiB
     accelerator: str = "auto"  # "auto", "kvm" or "tcg"
     ready_timeout: float = 120.0  # seconds of wall clock until the guest must be ready
-    say: Callable[[str], None] = field(default=lambda line: None, repr=False)  # a progress line
+    say: Callable[[str], None] = field(default=_say_nothing, repr=False)  # a progress line
     channel: bool = True  # add the agent's initrd at boot; without it the artifact boots untouched, console only
     cmdline: str = ""  # appended to the kernel's command line of this boot
 
