@@ -3,12 +3,13 @@
 Exit status: 0 done, 1 a Problem or a failed check, 2 wrong usage, 130 interrupted; `run` gives the program's own.
 """
 
+import os
 import sys
 
 TYPE_CHECKING = False  # typing's own would cost a third of a no-op build
 
 if TYPE_CHECKING:
-    from argparse import ArgumentParser, Namespace
+    from argparse import Namespace
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
@@ -32,10 +33,13 @@ def main(argv: "Sequence[str] | None" = None) -> int:
 
 
 def _main(words: "Sequence[str]") -> int:
+    from imagekit import usage
     from imagekit.errors import Problem
 
-    asked = parser().parse_args(words)
+    asked = usage.parser(VERBS).parse_args(words)
     asked.words = words
+    if getattr(asked, "mirror", None):
+        os.environ["IMAGEKIT_MIRROR"] = asked.mirror  # where mirror.py looks, in processes that we start too
     try:
         return int(asked.verb(asked))
     except Problem as problem:
@@ -47,33 +51,6 @@ def _main(words: "Sequence[str]") -> int:
     except BrokenPipeError:  # the reader of our output has gone; there is nobody left to tell
         sys.stderr.close()
         return 1
-
-
-def parser() -> "ArgumentParser":
-    """All verbs with their options and examples."""
-    import argparse
-
-    import imagekit
-
-    top = argparse.ArgumentParser(
-        prog="imagekit",
-        description="Build operating-system images and test them. `pytest images/` does all of it; these verbs do one step.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    top.add_argument("--version", action="version", version=f"imagekit {imagekit.__version__}")
-    verbs = top.add_subparsers(metavar="VERB", required=True)
-    for name, (function, define, example) in VERBS.items():
-        text = (function.__doc__ or "").strip().partition("\n")[0]
-        verb = verbs.add_parser(
-            name,
-            help=text,
-            description=text,
-            epilog=f"examples:\n{example}",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-        define(verb)
-        verb.set_defaults(verb=function)
-    return top
 
 
 def lock(asked: "Namespace") -> int:
@@ -209,7 +186,7 @@ def doctor(asked: "Namespace") -> int:
 
 def _definitions(paths: "Sequence[Path]") -> "Iterator[tuple[Path, Image]]":
     """Every definition that the paths name; a folder stands for all definitions right in it."""
-    from imagekit import image
+    from imagekit import definition
     from imagekit.errors import Problem
 
     found = []
@@ -222,7 +199,7 @@ def _definitions(paths: "Sequence[Path]") -> "Iterator[tuple[Path, Image]]":
         if path not in paths and not _looks_like_definition(path):
             continue
         shown += 1
-        yield path, image.load(path)
+        yield path, definition.load(path)
     if not shown:
         raise Problem(f"no image is defined in {', '.join(map(str, paths))}", "a definition has `image = Image(...)`")
 
@@ -244,12 +221,12 @@ def _combinations(asked: "Namespace", image: "Image") -> "list[tuple[str, str]]"
 
 def _artifact(asked: "Namespace", key: "Key", store: "Store", *, kinds: "Sequence[str]") -> "Artifact":
     """The artifact that a path names; a definition is built first, in a format of one of the kinds."""
-    from imagekit import arch, artifact, build, image, plugs
+    from imagekit import arch, artifact, build, definition, plugs
     from imagekit.errors import Problem
 
     if asked.path.suffix != ".py":
         return artifact.load(asked.path)
-    found = image.load(asked.path)
+    found = definition.load(asked.path)
     fitting = [name for name in found.formats if plugs.load("formats", name).kind in kinds]
     if not fitting:
         raise Problem(f"image {found.name!r} has no format of kind {' or '.join(kinds)}", f"it has {found.formats}")
@@ -279,7 +256,8 @@ def _described(made: "Artifact") -> "Iterator[str]":
     for name in ("tree", "definition", "lock"):
         yield f"  {name:8} {'':12}  {facts[name]}"
     for package in facts["packages"]:
-        yield f"  package  {_size(package['size']):>12}  {package['name']} {package['version']} {package['architecture']}"
+        version = f"{package['version']} {package['architecture']}"
+        yield f"  package  {_size(package['size']):>12}  {package['name']} {version}"
 
 
 def _listed(tree: "object") -> "Iterator[str]":
@@ -346,104 +324,13 @@ def _quiet() -> None:
         print("\r\x1b[K", end="", file=sys.stderr, flush=True)
 
 
-def _paths(verb: "ArgumentParser", what: str, *, default: str = "") -> None:
-    from pathlib import Path
-
-    many: dict[str, object] = {"nargs": "*", "default": [Path(default)]} if default else {"nargs": "+"}
-    verb.add_argument("path", type=Path, metavar="PATH", help=what, **many)  # type: ignore[arg-type]
-
-
-def _arches(verb: "ArgumentParser", *, one: bool = False) -> None:
-    from imagekit.arch import ARCHES
-
-    action = "store" if one else "append"
-    verb.add_argument("--arch", action=action, choices=sorted(ARCHES), help="architecture" + " (repeatable)" * (not one))
-
-
-def _key_option(verb: "ArgumentParser", what: str) -> None:
-    from pathlib import Path
-
-    verb.add_argument("--key", type=Path, metavar="FILE", help=f"{what} (else IMAGEKIT_KEY, [tool.imagekit], your own)")
-
-
-def _mirror(verb: "ArgumentParser") -> None:
-    verb.add_argument("--mirror", metavar="URL", help="package mirror (else IMAGEKIT_MIRROR, [tool.imagekit], apt's)")
-
-
-def _define_lock(verb: "ArgumentParser") -> None:
-    _paths(verb, "definitions, or folders of them (default: images)", default="images")
-    verb.add_argument("--check", action="store_true", help="only say which locks are behind their definitions")
-    verb.add_argument("--tools", action="store_true", help="pin imagekit's own tools instead (for its maintainers)")
-    _mirror(verb)
-
-
-def _define_build(verb: "ArgumentParser") -> None:
-    from pathlib import Path
-
-    from imagekit import plugs
-
-    _paths(verb, "definitions, or folders of them (default: images)", default="images")
-    _arches(verb)
-    verb.add_argument("--format", action="append", choices=plugs.names("formats"), help="output format (repeatable)")
-    verb.add_argument("-o", "--output", type=Path, default=Path("out"), metavar="DIR", help="default: out")
-    _key_option(verb, "secret key to sign with")
-    _mirror(verb)
-
-
-def _define_boot(verb: "ArgumentParser") -> None:
-    from pathlib import Path
-
-    from imagekit import plugs
-
-    verb.add_argument("path", type=Path, metavar="PATH", help="a definition, or an artifact's manifest")
-    _arches(verb, one=True)
-    verb.add_argument("--target", choices=plugs.names("targets"), help="machine (default: the first that fits)")
-    verb.add_argument("--memory", type=int, default=256, metavar="MIB", help="default: 256")
-    verb.add_argument("--append", default="", metavar="WORDS", help="kernel arguments for this boot only")
-    verb.add_argument("--tools", choices=("auto", "host", "tree"), help="where QEMU comes from")
-    verb.add_argument("--accel", choices=("auto", "kvm", "tcg"), help="default: auto, which asks a probe guest")
-    _key_option(verb, "key to verify with")
-
-
-def _define_run(verb: "ArgumentParser") -> None:
-    from pathlib import Path
-
-    verb.add_argument("path", type=Path, metavar="PATH", help="a definition, or an artifact's manifest")
-    verb.add_argument("command", nargs="*", metavar="COMMAND", help="after --; default: /bin/sh")
-    verb.set_defaults(arch=None)
-    _key_option(verb, "key to verify with")
-
-
-def _define_inspect(verb: "ArgumentParser") -> None:
-    _paths(verb, "definitions, folders of them, or artifacts")
-    _arches(verb)
-    verb.add_argument("--tree", action="store_true", help="list every path")
-
-
-def _define_verify(verb: "ArgumentParser") -> None:
-    _paths(verb, "manifests, or any part of an artifact")
-    _key_option(verb, "key that must have signed")
-
-
-def _define_key(verb: "ArgumentParser") -> None:
-    from pathlib import Path
-
-    verb.add_argument("what", choices=("new", "show"))
-    verb.add_argument("path", type=Path, nargs="?", metavar="FILE", help="default: your own key")
-    verb.add_argument("--comment", default="", help="stands in the key's file")
-
-
-def _define_doctor(verb: "ArgumentParser") -> None:
-    _ = verb
-
-
 VERBS = {
-    "lock": (lock, _define_lock, "  imagekit lock images/\n  imagekit lock --check images/web.py"),
-    "build": (build, _define_build, "  imagekit build images/web.py --arch aarch64 --format kernel_initrd -o out"),
-    "boot": (boot, _define_boot, "  imagekit boot images/shell.py\n  imagekit boot out/web_1_aarch64.kernel_initrd.manifest.json"),
-    "run": (run, _define_run, "  imagekit run images/web.py -- /usr/sbin/nginx -V"),
-    "inspect": (inspect, _define_inspect, "  imagekit inspect images/web.py --tree\n  imagekit inspect out/web_1_aarch64.initrd"),
-    "verify": (verify, _define_verify, "  imagekit verify out/web_1_aarch64.initrd --key imagekit.pub"),
-    "key": (key, _define_key, "  imagekit key new\n  imagekit key show fixtures/keys/test.pub"),
-    "doctor": (doctor, _define_doctor, "  imagekit doctor"),
-}  # fmt: skip
+    "lock": lock,
+    "build": build,
+    "boot": boot,
+    "run": run,
+    "inspect": inspect,
+    "verify": verify,
+    "key": key,
+    "doctor": doctor,
+}

@@ -17,7 +17,7 @@ CONSTANTS = {"sources": "SOURCE", "stores": "STORE", "formats": "FORMAT", "targe
 
 def names(kind: str) -> tuple[str, ...]:
     """The names of every plug of a kind, sorted; files that begin with `_` are shared code, not plugs."""
-    return tuple(sorted({**_foreign(kind), **_own(kind)}))
+    return tuple(sorted({**_foreign(kind), **own(kind)}))
 
 
 def load(kind: str, name: str) -> Any:
@@ -43,14 +43,15 @@ def _imported(kind: str, name: str) -> ModuleType:
 
 
 def _module(kind: str, name: str) -> str:
-    module = _own(kind).get(name) or _foreign(kind).get(name)
+    module = own(kind).get(name) or _foreign(kind).get(name)
     if module is None:
         raise unknown(kind.removesuffix("s"), name, names(kind))
     return module
 
 
 @cache
-def _own(kind: str) -> dict[str, str]:
+def own(kind: str) -> dict[str, str]:
+    """The plugs of this tree alone: name -> module."""
     here = Path(__file__).parent / kind
     return {p.stem: f"imagekit.{kind}.{p.stem}" for p in here.glob("*.py") if not p.stem.startswith("_")}
 

@@ -1,0 +1,135 @@
+"""What can be typed: every verb with its options and examples."""
+
+import argparse
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import imagekit
+from imagekit import plugs
+from imagekit.arch import ARCHES
+from imagekit.errors import Problem
+
+Verb = Callable[[argparse.Namespace], int]
+
+
+def parser(verbs: Mapping[str, Verb]) -> argparse.ArgumentParser:
+    """The parser of the command line; `verb` of what it parses is the verb's function, whose docstring is its help."""
+    raw = argparse.RawDescriptionHelpFormatter
+    about = (
+        "Build operating-system images and test them. `pytest images/` does all of it; these verbs do one step each."
+    )
+    top = argparse.ArgumentParser(prog="imagekit", description=about, formatter_class=raw)
+    top.add_argument("--version", action="version", version=f"imagekit {imagekit.__version__}")
+    every = top.add_subparsers(metavar="VERB", required=True)
+    for name, function in verbs.items():
+        text = (function.__doc__ or "").strip().partition("\n")[0]
+        define, examples = DEFINITIONS[name]
+        shown = "\n".join(f"  imagekit {example}" for example in examples)
+        verb = every.add_parser(name, help=text, description=text, epilog=f"examples:\n{shown}", formatter_class=raw)
+        define(verb)
+        verb.set_defaults(verb=function)
+    return top
+
+
+def _paths(verb: argparse.ArgumentParser, what: str, *, default: str = "") -> None:
+    if default:
+        verb.add_argument("path", type=Path, metavar="PATH", help=what, nargs="*", default=[Path(default)])
+    else:
+        verb.add_argument("path", type=Path, metavar="PATH", help=what, nargs="+")
+
+
+def _plug(verb: argparse.ArgumentParser, option: str, kind: str, what: str, *, action: str) -> None:
+    """An option that takes a plug's name; the name is looked up when one is given, since that may load others' code."""
+
+    def known(name: str) -> str:
+        try:
+            plugs.load(kind, name)
+        except Problem as problem:
+            raise argparse.ArgumentTypeError(f"{problem.message} ({problem.hint})") from problem
+        return name
+
+    often = " (repeatable)" if action == "append" else ""
+    shown = ", ".join(plugs.own(kind))
+    verb.add_argument(option, action=action, type=known, metavar=kind[:-1].upper(), help=f"{what}{often}: {shown}")
+
+
+def _arches(verb: argparse.ArgumentParser, *, one: bool = False) -> None:
+    action = "store" if one else "append"
+    verb.add_argument(
+        "--arch", action=action, choices=sorted(ARCHES), help="architecture" + " (repeatable)" * (not one)
+    )
+
+
+def _key_option(verb: argparse.ArgumentParser, what: str) -> None:
+    verb.add_argument("--key", type=Path, metavar="FILE", help=f"{what} (else IMAGEKIT_KEY, [tool.imagekit], your own)")
+
+
+def _mirror(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--mirror", metavar="URL", help="package mirror (else IMAGEKIT_MIRROR, [tool.imagekit], apt's)")
+
+
+def _define_lock(verb: argparse.ArgumentParser) -> None:
+    _paths(verb, "definitions, or folders of them (default: images)", default="images")
+    verb.add_argument("--check", action="store_true", help="only say which locks are behind their definitions")
+    verb.add_argument("--tools", action="store_true", help="pin imagekit's own tools instead (for its maintainers)")
+    _mirror(verb)
+
+
+def _define_build(verb: argparse.ArgumentParser) -> None:
+    _paths(verb, "definitions, or folders of them (default: images)", default="images")
+    _arches(verb)
+    _plug(verb, "--format", "formats", "output format", action="append")
+    verb.add_argument("-o", "--output", type=Path, default=Path("out"), metavar="DIR", help="default: out")
+    _key_option(verb, "secret key to sign with")
+    _mirror(verb)
+
+
+def _define_boot(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("path", type=Path, metavar="PATH", help="a definition, or an artifact's manifest")
+    _arches(verb, one=True)
+    _plug(verb, "--target", "targets", "machine", action="store")
+    verb.add_argument("--memory", type=int, default=256, metavar="MIB", help="default: 256")
+    verb.add_argument("--append", default="", metavar="WORDS", help="kernel arguments for this boot only")
+    verb.add_argument("--tools", choices=("auto", "host", "tree"), help="where QEMU comes from")
+    verb.add_argument("--accel", choices=("auto", "kvm", "tcg"), help="default: auto, which asks a probe guest")
+    _key_option(verb, "key to verify with")
+
+
+def _define_run(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("path", type=Path, metavar="PATH", help="a definition, or an artifact's manifest")
+    verb.add_argument("command", nargs="*", metavar="COMMAND", help="after --; default: /bin/sh")
+    verb.set_defaults(arch=None)
+    _key_option(verb, "key to verify with")
+
+
+def _define_inspect(verb: argparse.ArgumentParser) -> None:
+    _paths(verb, "definitions, folders of them, or artifacts")
+    _arches(verb)
+    verb.add_argument("--tree", action="store_true", help="list every path")
+
+
+def _define_verify(verb: argparse.ArgumentParser) -> None:
+    _paths(verb, "manifests, or any part of an artifact")
+    _key_option(verb, "key that must have signed")
+
+
+def _define_key(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("what", choices=("new", "show"))
+    verb.add_argument("path", type=Path, nargs="?", metavar="FILE", help="default: your own key")
+    verb.add_argument("--comment", default="", help="stands in the key's file")
+
+
+def _define_doctor(verb: argparse.ArgumentParser) -> None:
+    _ = verb
+
+
+DEFINITIONS: Mapping[str, tuple[Callable[[argparse.ArgumentParser], None], tuple[str, ...]]] = {
+    "lock": (_define_lock, ("lock images/", "lock --check images/web.py")),
+    "build": (_define_build, ("build images/web.py --arch aarch64 --format kernel_initrd -o out",)),
+    "boot": (_define_boot, ("boot images/shell.py", "boot out/web_1_aarch64.kernel_initrd.manifest.json")),
+    "run": (_define_run, ("run images/web.py -- /usr/sbin/nginx -V",)),
+    "inspect": (_define_inspect, ("inspect images/web.py --tree", "inspect out/web_1_aarch64.initrd")),
+    "verify": (_define_verify, ("verify out/web_1_aarch64.initrd --key imagekit.pub",)),
+    "key": (_define_key, ("key new", "key show fixtures/keys/test.pub")),
+    "doctor": (_define_doctor, ("doctor",)),
+}
