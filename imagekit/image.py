@@ -1,17 +1,16 @@
 """Image: the definition of an operating-system image, a frozen value; complete without pytest.
 
-Making one does no I/O; `load` reads one from its file. Everything that can be judged without the archive is judged
-here, so that a mistake is told before anything is fetched.
+Making one does no I/O; definition.py reads one from its file. Everything that can be judged without the archive is
+judged here, so that a mistake is told before anything is fetched.
 """
 
 import re
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
+from imagekit.arch import ARCHES
 from imagekit.errors import Problem, unknown
 
 NAME = re.compile(r"[a-z0-9][a-z0-9+.-]*\Z")
@@ -181,6 +180,7 @@ def check(image: Image) -> None:
         _check_files,
         _check_users,
         _check_services,
+        _check_network,
         _check_budget,
     ):
         try:
@@ -189,61 +189,27 @@ def check(image: Image) -> None:
             raise type(problem)(f"image {image.name!r}: {problem.message}", problem.hint) from problem
 
 
-def load(path: Path) -> Image:
-    """The `image` of a definition's file; every mistake in it is one Problem with file and line."""
-    module = load_module(path)
-    image = getattr(module, "image", None)
-    if not isinstance(image, Image):
-        raise Problem(f"{path} defines no image", "a definition has `image = Image(name=..., ...)` at its top level")
-    return image
-
-
-def load_module(path: Path) -> ModuleType:
-    """A definition's file as a module, its folder not on sys.path, its source checked for keys written twice."""
-    from importlib.util import module_from_spec, spec_from_file_location
-
-    try:
-        source = path.read_text(encoding="utf-8")
-        refuse_repeated_keys(source, path)
-    except (OSError, UnicodeDecodeError) as error:
-        raise Problem(f"cannot read the definition {path}: {error}") from error
-    except SyntaxError as error:
-        raise Problem(f"{path}:{error.lineno}: {error.msg}", f"the line reads: {(error.text or '').strip()}") from error
-    spec = spec_from_file_location(f"imagekit_definition_{path.stem}", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except Problem as problem:
-        raise type(problem)(f"{path}: {problem.message}", problem.hint) from problem
-    except Exception as error:
-        raise Problem(f"{path}:{_line_of(error, path)}: {type(error).__name__}: {error}") from error
-    return module
-
-
-def refuse_repeated_keys(source: str, path: Path) -> None:
-    """Raise Problem for a dict display that has one constant key twice: Python would keep the last without a word."""
-    import ast
-
-    for node in ast.walk(ast.parse(source, filename=str(path))):
-        if isinstance(node, ast.Dict):
-            seen: set[object] = set()
-            for key in node.keys:
-                if isinstance(key, ast.Constant) and isinstance(key.value, str):
-                    if key.value in seen:
-                        raise Problem(f"{path}:{key.lineno}: {key.value!r} is given twice", "keep one of the two")
-                    seen.add(key.value)
-
-
 def path_of(written: str) -> str:
-    """The one form of a path in an image: no double or trailing slash, and /bin, /sbin, /lib* where usrmerge has them."""
+    """The one form of a path in an image: no double or trailing slash; /bin, /sbin, /lib* where usrmerge has them."""
     parts = [part for part in written.split("/") if part not in ("", ".")]
     if parts and parts[0] in ("bin", "sbin", "lib", "lib32", "lib64", "libx32"):
         parts.insert(0, "usr")
     return "/" + "/".join(parts)
 
 
+_TUPLES: Mapping[str, type] = {
+    **dict.fromkeys(("packages", "without", "modules", "formats", "arches"), str),
+    "onboot": Step,
+    "services": Service,
+    "onshutdown": Step,
+}
+_VALUES: Mapping[str, type] = {
+    **dict.fromkeys(("name", "version", "suite", "kernel", "cmdline"), str),
+    "files": Mapping,
+    "users": Mapping,
+    "groups": Mapping,
+    "budget": Budget,
+}
 _SIZES = {"": 1, "B": 1, "kB": 10**3, "KiB": 2**10, "MB": 10**6, "MiB": 2**20, "GB": 10**9, "GiB": 2**30}
 _TIMES = {"": 1.0, "s": 1.0, "ms": 1e-3, "min": 60.0}
 
@@ -258,19 +224,18 @@ def _measure(what: str, value: str | float, units: Mapping[str, float]) -> float
 
 
 def _check_types(image: Image) -> None:
-    for name in ("packages", "without", "modules", "onboot", "services", "onshutdown", "formats", "arches"):
+    for name, kind in _TUPLES.items():
         value = getattr(image, name)
         if not isinstance(value, tuple):
             raise Problem(
                 f"{name} is a {type(value).__name__}, not a tuple", f"write {name}=({value!r},)" if value else ""
             )
-    for name, kinds in (("services", Service), ("onboot", Step), ("onshutdown", Step)):
-        for item in getattr(image, name):
-            if not isinstance(item, kinds):
-                raise Problem(f"{name}: {item!r} is not a {kinds.__name__}")
-    for name in ("name", "version", "suite", "kernel", "cmdline"):
-        if not isinstance(getattr(image, name), str):
-            raise Problem(f"{name}: {getattr(image, name)!r} is not text")
+        for item in value:
+            if not isinstance(item, kind):
+                raise Problem(f"{name}: {item!r} is not a {kind.__name__}")
+    for name, kind in _VALUES.items():
+        if not isinstance(getattr(image, name), kind):
+            raise Problem(f"{name}: {getattr(image, name)!r} is not a {kind.__name__.lower()}")
     if image.network not in ("dhcp", "none") and not isinstance(image.network, Static):
         raise Problem(f"network: {image.network!r} is none of 'dhcp', 'none', Static(...)")
 
@@ -290,12 +255,15 @@ def _check_names(image: Image) -> None:
             seen.add(item.name)
     if not image.arches or not image.formats:
         raise Problem("arches and formats must each name at least one")
+    for name in image.arches:
+        if name not in ARCHES:
+            raise unknown("architecture", name, ARCHES)
 
 
 def _check_packages(image: Image) -> None:
     for name in (*image.packages, *filter(None, (image.kernel,))):
         source, colon, package = name.partition(":")
-        if not colon or not source or not package or not isinstance(name, str):
+        if not colon or not source or not package:
             raise Problem(f"packages: {name!r} names no source", f"write 'debian:{name}'")
     for field_name in ("packages", "without", "modules", "formats", "arches"):
         value = getattr(image, field_name)
@@ -336,25 +304,34 @@ def _check_path(field_name: str, path: str) -> None:
 def _check_users(image: Image) -> None:
     ids: dict[int, str] = {}
     for name, user in image.users.items():
-        if not NAME.match(name) or not isinstance(user, User) or not 0 <= user.uid < 2**32 - 1:
+        if (
+            not isinstance(name, str)
+            or not NAME.match(name)
+            or not isinstance(user, User)
+            or not 0 <= user.uid < 2**32 - 1
+        ):
             raise Problem(f"users: {name!r} is no user", 'write users={"www": User(uid=900)}')
         if user.uid in ids:
             raise Problem(f"users: {name!r} and {ids[user.uid]!r} have the same id {user.uid}")
         ids[user.uid] = name
+    for name, gid in image.groups.items():
+        if not isinstance(name, str) or not NAME.match(name) or not isinstance(gid, int) or not 0 <= gid < 2**32 - 1:
+            raise Problem(f"groups: {name!r}: {gid!r} is no group", 'write groups={"www": 900}')
 
 
 def _check_services(image: Image) -> None:
     names = {service.name for service in image.services}
     runs: tuple[Step | Service, ...] = (*image.onboot, *image.services, *image.onshutdown)
     for step in runs:
-        words = argv(step.command)
-        if not words or not words[0].startswith("/"):
-            raise Problem(f"{step.name}: the command {step.command!r} does not begin with an absolute path")
+        _check_command(step.name, step.command)
+        seconds = step.timeout if isinstance(step, Step) else step.stop_timeout
+        if not isinstance(seconds, int | float) or not 0 < seconds < 1e6:
+            raise Problem(f"{step.name}: a timeout of {seconds!r} is no number of seconds")
     for service in image.services:
         if service.restart not in RESTARTS:
             problem = unknown("restart policy", service.restart, RESTARTS)
             raise Problem(f"services: {service.name}: {problem.message}", problem.hint)
-        if service.ready and not READY.match(service.ready):
+        if service.ready and not _is_ready_condition(service.ready):
             hint = "tcp:80, http:80/path, file:/path or command:..."
             raise Problem(f"services: {service.name}: ready={service.ready!r} is no condition", hint)
         for other in service.after:
@@ -362,6 +339,21 @@ def _check_services(image: Image) -> None:
                 problem = unknown("service", other, names - {service.name})
                 raise Problem(f"services: {service.name}: after: {problem.message}", problem.hint)
     _check_order(image)
+
+
+def _check_command(name: str, command: str | tuple[str, ...]) -> None:
+    try:
+        words = argv(command)
+    except ValueError as error:  # of shlex: a quotation that does not end
+        raise Problem(f"{name}: the command {command!r} does not split into words: {error}") from error
+    if not words or not words[0].startswith("/"):
+        raise Problem(f"{name}: the command {command!r} does not begin with an absolute path")
+
+
+def _is_ready_condition(ready: str) -> bool:
+    kind, _, rest = ready.partition(":")
+    port = rest.partition("/")[0]
+    return READY.match(ready) is not None and (kind not in ("tcp", "http") or 0 < int(port) < 65536)
 
 
 def _check_order(image: Image) -> None:
@@ -373,14 +365,19 @@ def _check_order(image: Image) -> None:
         raise Problem(f"services: {', '.join(sorted(after))} wait for each other", "break the circle in after=(...)")
 
 
+def _check_network(image: Image) -> None:
+    if not isinstance(image.network, Static):
+        return
+    from ipaddress import ip_address, ip_interface
+
+    static = image.network
+    try:
+        if "/" not in static.address:
+            raise ValueError(f"{static.address!r} has no prefix length")
+        _ = ip_interface(static.address), [ip_address(other) for other in (static.gateway, *static.dns) if other]
+    except ValueError as error:
+        raise Problem(f"network: {error}", 'write Static("192.0.2.10/24", gateway="192.0.2.1")') from error
+
+
 def _check_budget(image: Image) -> None:
     _ = image.budget.size_bytes, image.budget.boot_seconds
-
-
-def _line_of(error: BaseException, path: Path) -> int:
-    line, trace = 0, error.__traceback__
-    while trace:
-        if trace.tb_frame.f_code.co_filename == str(path):
-            line = trace.tb_lineno
-        trace = trace.tb_next
-    return line

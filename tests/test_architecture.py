@@ -10,10 +10,10 @@ import pytest
 HOME = Path(__file__).parent.parent
 FLOORS = (  # a module imports only from lines above its own; a folder stands for every file in it
     "errors namespace",
-    "arch host plugs key tree store stamp settings mirror",
-    "package guest tpm disk/ channel",
+    "arch host plugs key tree store stamp options mirror",
+    "package guest tpm disk/ channel mirror",
     "image artifact lock",
-    "sources/ stores/ early",
+    "sources/ stores/ early definition",
     "compose formats/ toolbox",
     "targets/ checks/",
     "build report matrix scheduler checks/standard",  # the ready-made tests are made of the other checks

@@ -1,0 +1,92 @@
+"""A definition: the Python file that says what an image is and, as test functions, what it must do."""
+
+import re
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+from zlib import crc32
+
+from imagekit.errors import Defect, Problem
+from imagekit.image import Image
+
+LOOKS_LIKE_ONE = re.compile(rb"^(image\s*(:[^=\n]*)?=|def image\()", re.MULTILINE)
+
+
+def looks_like_one(path: Path) -> bool:
+    """Whether a file seems to define an image, without importing it: it may be anybody's Python file."""
+    try:
+        source = path.read_bytes()
+    except OSError:
+        return False
+    return b"imagekit" in source and LOOKS_LIKE_ONE.search(source) is not None
+
+
+def load(path: Path) -> Image:
+    """The `image` of a definition; every mistake in it is one Problem with file and line."""
+    image = getattr(load_module(path), "image", None)
+    if not isinstance(image, Image):
+        raise Problem(f"{path} defines no image", "a definition has `image = Image(name=..., ...)` at its top level")
+    return image
+
+
+def load_module(path: Path, *, loader: Any = None) -> ModuleType:
+    """A definition as a module; its folder is not put on sys.path, where images/http.py would hide Python's own http.
+
+    `loader` (an importlib.abc.Loader) may compile it in its own way, as pytest does to explain assertions.
+    """
+    from importlib.util import module_from_spec, spec_from_file_location
+
+    _check_source(path)
+    name = f"definition_{path.stem}_{crc32(str(path.absolute()).encode()):08x}"  # two folders may each have a web.py
+    spec = spec_from_file_location(name, path, loader=loader)
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules[name] = module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except BaseException as error:
+        del sys.modules[name]
+        if isinstance(error, Exception) and not isinstance(error, Defect):
+            raise _told(error, path) from error
+        raise
+    return module
+
+
+def _check_source(path: Path) -> None:
+    try:
+        refuse_repeated_keys(path.read_text(encoding="utf-8"), path)
+    except SyntaxError as error:
+        raise Problem(f"{path}:{error.lineno}: {error.msg}", f"the line reads: {(error.text or '').strip()}") from error
+    except (OSError, ValueError) as error:  # not there, not UTF-8, or with a null byte
+        raise Problem(f"cannot read the definition {path}: {error}") from error
+
+
+def refuse_repeated_keys(source: str, path: Path) -> None:
+    """Raise Problem for a dict display that has one constant key twice: Python would keep the last without a word."""
+    import ast
+
+    for node in ast.walk(ast.parse(source, filename=str(path))):
+        if isinstance(node, ast.Dict):
+            seen: set[object] = set()
+            for key in node.keys:
+                if isinstance(key, ast.Constant) and isinstance(key.value, str):
+                    if key.value in seen:
+                        raise Problem(f"{path}:{key.lineno}: {key.value!r} is given twice", "keep one of the two")
+                    seen.add(key.value)
+
+
+def _told(error: Exception, path: Path) -> Problem:
+    where = f"{path}:{_line_of(error, path)}"
+    if isinstance(error, Problem):
+        return type(error)(f"{where}: {error.message}", error.hint)
+    return Problem(f"{where}: {type(error).__name__}: {error}")
+
+
+def _line_of(error: BaseException, path: Path) -> int:
+    line, trace = 0, error.__traceback__
+    while trace:
+        if trace.tb_frame.f_code.co_filename in (str(path), str(path.absolute())):
+            line = trace.tb_lineno
+        trace = trace.tb_next
+    return line
