@@ -10,7 +10,7 @@ from zlib import crc32
 from imagekit.errors import Defect, Problem
 from imagekit.image import Image
 
-LOOKS_LIKE_ONE = re.compile(rb"^(image\s*(:[^=\n]*)?=|def image\()", re.MULTILINE)
+LOOKS_LIKE_ONE = re.compile(rb"^(image\s*(:[^=\n]*)?=(?!=)|def image\()", re.MULTILINE)
 
 
 def looks_like_one(path: Path) -> bool:
