@@ -128,20 +128,19 @@ def run(asked: "Namespace") -> int:
 
 def inspect(asked: "Namespace") -> int:
     """Show what an image consists of: its packages, sizes and digests; with --tree every path."""
-    from imagekit import artifact, build, image
+    from imagekit import artifact, build
 
     for path in asked.path:
         if path.suffix != ".py" and not path.is_dir():
             print("\n".join(_described(artifact.load(path))))
             continue
-        for definition, found in _definitions([path]):
+        for file, found in _definitions([path]):
             for arch in asked.arch or found.arches:
-                tree = build.tree(found, folder=definition.parent, lock=build.read_lock(definition), arch=arch,
+                tree = build.tree(found, folder=file.parent, lock=build.read_lock(file), arch=arch,
                                   store=_store(), say=_say)  # fmt: skip
                 _quiet()
                 print(f"{found.name} {found.version} {arch}: {len(tree)} paths, {_size(tree.size)}, tree {tree.digest}")
                 print("\n".join(_listed(tree) if asked.tree else _sizes(tree)))
-    _ = image
     return 0
 
 
@@ -196,16 +195,12 @@ def _definitions(paths: "Sequence[Path]") -> "Iterator[tuple[Path, Image]]":
         found += sorted(path.glob("*.py")) if path.is_dir() else [path]
     shown = 0
     for path in found:
-        if path not in paths and not _looks_like_definition(path):
+        if path not in paths and not definition.looks_like_one(path):
             continue
         shown += 1
         yield path, definition.load(path)
     if not shown:
         raise Problem(f"no image is defined in {', '.join(map(str, paths))}", "a definition has `image = Image(...)`")
-
-
-def _looks_like_definition(path: "Path") -> bool:
-    return any(line.startswith(("image =", "image:")) for line in path.read_text(errors="replace").splitlines())
 
 
 def _combinations(asked: "Namespace", image: "Image") -> "list[tuple[str, str]]":
