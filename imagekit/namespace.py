@@ -2,10 +2,10 @@
 
 It is the lowest floor because it also runs as a script, by a bare interpreter that knows no package:
 
-    python -I -S namespace.py [--die-with PID] [--usr DIR | --root DIR] [...] -- PROGRAM ARGUMENT...
+    python -I -S namespace.py [--die-with PID] [--usr DIR | --root DIR] [--environment FD] -- PROGRAM ARGUMENT...
 
-The program becomes that very process (or, with --contain, the one child that it waits for). Everything that is needed
-after a mount is loaded before it: below another /usr, Python cannot import.
+The program becomes that very process; with --root it is a child, whose end ends everything it started. Everything
+that is needed after a mount is loaded before it: below another /usr, Python cannot import.
 """
 
 # ruff: noqa: PTH101, PTH102, PTH112 - pathlib costs as much as the rest of this script
@@ -100,15 +100,14 @@ def _write(path: str, text: str) -> None:
 # --- another root ---------------------------------------------------------------------------------------------------
 
 
-def stage(root: str, *, writable: bool) -> None:
-    """Mount `root`, made whole, in a namespace of our own, and stand in it; what is written there is gone at the end.
+def stage(root: str, *, writable: bool = True) -> bool:
+    """Mount `root`, made whole, in a namespace of our own, and stand in it; say whether it can be written to.
 
-    Writable: an overlay whose upper layer is a tmpfs. Otherwise the folder itself, read-only, with a tmpfs on /tmp and
-    /run. /proc, /sys and /dev are the host's.
+    It can where the kernel allows an overlay here: what is written goes to a tmpfs and is gone at the end. Otherwise
+    the folder is shown read-only, with a tmpfs on /tmp and /run. /proc, /sys and /dev are the host's.
     """
-    if writable:
-        _overlay(root)
-    else:
+    writable = writable and _overlay(root)
+    if not writable:
         bind(root, root, read_only=True)
         os.chdir(root)
     for name in ("sys", "dev"):
@@ -118,6 +117,7 @@ def stage(root: str, *, writable: bool) -> None:
     mount("tmpfs", _folder("tmp"), "tmpfs", flags=MS_NOSUID | MS_NODEV, options="mode=1777")
     if writable:
         _names()
+    return writable
 
 
 def pivot() -> None:
@@ -131,8 +131,11 @@ def pivot() -> None:
     os.chdir("/")
 
 
-def _overlay(root: str) -> None:
-    """Paths of the layers go through descriptors: a comma or colon in a name would end an overlay option."""
+def _overlay(root: str) -> bool:
+    """Stand in an overlay of `root`, where the kernel allows one.
+
+    Paths of the layers go through descriptors or are relative: a comma or colon in a name would end an overlay option.
+    """
     lower = os.open(root, os.O_PATH | os.O_DIRECTORY)
     mount("tmpfs", root, "tmpfs", options="mode=700")  # the one folder that is sure to exist; covered here alone
     os.chdir(root)
@@ -140,12 +143,15 @@ def _overlay(root: str) -> None:
         os.mkdir(name)
     os.chmod("upper", 0o755)  # it becomes the mode of /
     layers = f"lowerdir=/proc/self/fd/{lower},upperdir=upper,workdir=work"
-    try:
-        mount("overlay", "root", "overlay", options=layers)
-    except OSError:
-        mount("overlay", "root", "overlay", options=layers + ",userxattr")  # needed in user namespaces (Linux 5.11)
+    for options in (layers, layers + ",userxattr"):  # the second is for user namespaces (Linux 5.11)
+        if _libc.mount(b"overlay", b"root", b"overlay", ctypes.c_ulong(0), options.encode()) == 0:
+            os.close(lower)
+            os.chdir("root")
+            return True
     os.close(lower)
-    os.chdir("root")
+    os.chdir("/")
+    _check(_libc.umount2(_bytes(root), MNT_DETACH), f"uncover {root}")
+    return False
 
 
 def _folder(name: str) -> str:
@@ -260,13 +266,19 @@ def main(words: list[str]) -> int:
             die_with(int(options["--die-with"]))
         if "--root" in options:
             contain()
-            stage(options["--root"], writable=options.get("--writes") != "no")
+            writable = stage(options["--root"], writable=options.get("--writes") != "no")
             pivot()
-            return under_init(argv, env)
+            return under_init(argv, env) if argv else _tell(writable)
     except OSError as error:
         say(str(error.strerror or error))
         return FAILED
     return become(argv, env)
+
+
+def _tell(writable: bool) -> int:
+    """Without a program: the root can be entered, and this is how."""
+    os.write(1, b"writable\n" if writable else b"read-only\n")
+    return 0
 
 
 def _options(words: list[str]) -> tuple[dict[str, str], list[str]]:

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from small_root import copy_program
 
 from imagekit import host, namespace
 
@@ -22,15 +23,6 @@ def folder():
         Path(path).chmod(0o755)
         shutil.copy(namespace.__file__, Path(path) / "namespace.py")
         yield Path(path)
-
-
-def copy_program(path: Path, root: Path) -> None:
-    """A host's program and the libraries that ldd names."""
-    libraries = [w for w in host.run(["ldd", path]).text.split() if w.startswith("/")]
-    for source in (str(path), *libraries):
-        target = root / source.lstrip("/")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(source, target)
 
 
 @pytest.fixture(scope="module")

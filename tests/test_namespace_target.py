@@ -1,0 +1,194 @@
+"""Commands in an image's tree: ephemeral, bounded, and gone when they end."""
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import small_root
+
+from imagekit import host
+from imagekit.artifact import Artifact, Opened
+from imagekit.errors import Problem
+from imagekit.formats import tar
+from imagekit.guest import GuestProblem, Rig
+from imagekit.stores.directory import open_store
+from imagekit.targets import namespace as target
+from imagekit.tree import Tree, file, symlink
+
+ARCH = os.uname().machine
+
+
+def opened(store, tree, *, arch=ARCH, role="root") -> Opened:
+    """What `Artifact.opened` gives for this tree in the format tar."""
+    written = tar.write(tree, store=store)["root"]
+    part = {"role": role, "file": "small.tar.gz", "size": written.size, "sha256": written.sha256}
+    manifest = {"name": "small", "arch": arch, "format": "tar", "kind": "root", "parts": [part]}
+    handle = os.memfd_create("root")
+    os.write(handle, store.read(written.sha256))
+    return Opened(Artifact(Path("small.manifest.json"), b"", manifest), {role: handle})
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    return open_store(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="module")
+def guest(store):
+    with target.start(opened(store, small_root.tree()), rig=Rig(), store=store) as guest:
+        yield guest
+
+
+def test_streams_code_and_environment(guest):
+    done = guest.run(["sh", "-c", 'cat; echo "$GREETING" >&2; exit 7'], input=b"given", env={"GREETING": "hello"})
+    assert (done.code, done.stdout, done.stderr) == (7, b"given", b"hello\n")
+    assert b"given" in bytes(guest.console.head)
+
+
+def test_runs_as_root_of_its_own_tree(guest):
+    assert guest.run("cat /etc/hello").text == "from the image"  # mode 0600, root's
+    assert guest.run(["sh", "-c", "echo $$ $PATH; umask"]).text.startswith("2 /usr/local/sbin:")
+
+
+def test_each_command_sees_the_tree_as_built(guest):
+    guest.run(["sh", "-c", "echo changed > /etc/hello; echo more > /more; : > /tmp/t"]).check()
+    assert guest.run(["sh", "-c", "cat /etc/hello; echo /more* /tmp/*"]).text == "from the image\n/more* /tmp/*"
+
+
+@pytest.mark.parametrize(
+    ("argv", "code"), [("nothing-here", 127), ("/etc/hello", 126), (["sh", "-c", "kill -9 $$"], 137)]
+)
+def test_codes(guest, argv, code):
+    assert guest.run(argv).code == code
+
+
+def sleepers(seconds: int) -> list[str]:
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            if path.read_bytes() == b"sleep\0%d\0" % seconds:
+                found.append(path.parent.name)
+        except OSError:
+            continue
+    return found
+
+
+def test_too_slow_is_ended_with_all_it_started(guest):
+    with pytest.raises(GuestProblem, match=r"did not end within 0\.5 s"):
+        guest.run(["sh", "-c", "sleep 3611 & sleep 3611"], timeout=0.5)
+    assert_none(3611)
+
+
+def test_what_a_command_leaves_running_is_ended(guest):
+    assert guest.run(["sh", "-c", "sleep 3612 & echo left"]).text == "left"
+    assert_none(3612)
+
+
+def assert_none(seconds: int) -> None:
+    """The kernel ends a process namespace's members before its first process is reaped; killing one takes a moment."""
+    deadline = time.monotonic() + 20
+    while sleepers(seconds):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_stop_ends_the_commands_of_other_threads(store):
+    guest = target.start(opened(store, small_root.tree()), rig=Rig(), store=store)
+    codes = []
+    thread = threading.Thread(target=lambda: codes.append(guest.run("sleep 3613").code))
+    thread.start()
+    while not sleepers(3613):
+        time.sleep(0.01)
+    guest.stop()
+    guest.stop()
+    thread.join(20)
+    assert codes == [137]
+    assert not guest.is_alive()
+    with pytest.raises(GuestProblem, match="was stopped"):
+        guest.run("cat")
+
+
+def test_no_services(guest):
+    with pytest.raises(GuestProblem, match="no services"):
+        guest.http.get("/")
+
+
+def test_unpacked_once(store, guest):
+    made = list(Path(store.location, "roots").iterdir())
+    target.start(opened(store, small_root.tree()), rig=Rig(say=pytest.fail), store=store)
+    assert list(Path(store.location, "roots").iterdir()) == made
+    assert guest.facts["writable"] in (True, False)
+
+
+def test_a_killed_unpacking_leaves_nothing_that_is_used(tmp_path):
+    store = open_store(tmp_path)
+    part = opened(store, small_root.tree()).artifact.parts[0]
+    draft = tmp_path / "roots" / f"{part.sha256}-1-xxxxxxxx.draft"
+    (draft / "etc").mkdir(parents=True)
+    with target.start(opened(store, small_root.tree()), rig=Rig(), store=store) as guest:
+        assert guest.run("cat /etc/hello").text == "from the image"
+    assert not draft.exists()
+
+
+@pytest.mark.parametrize("name", ["/proc", "/dev", "/run"])
+def test_a_tree_with_a_trap_is_refused(tmp_path, name):
+    store = open_store(tmp_path)
+    trap = Tree({**dict(small_root.tree()), name: symlink("/etc")})
+    with pytest.raises(Problem, match="is not a folder: refused as a mount point"):
+        target.start(opened(store, trap), rig=Rig(), store=store)
+
+
+def test_wrong_kinds_are_told(store):
+    for bad in (opened(store, small_root.tree(), arch="riscv64"), opened(store, small_root.tree(), role="disk")):
+        with pytest.raises(Problem, match="cannot run in a namespace"):
+            target.start(bad, rig=Rig(), store=store)
+
+
+def test_cut_archive_is_refused(tmp_path):
+    store = open_store(tmp_path)
+    bad = opened(store, Tree({"/f": file(b"x" * 5000)}).complete())
+    os.truncate(bad.handles["root"], 40)
+    with pytest.raises(Problem, match="cut short"):
+        target.start(bad, rig=Rig(), store=store)
+    assert list((tmp_path / "roots").iterdir()) == []
+
+
+EXECUTE = """
+import os, sys
+from pathlib import Path
+sys.path[:0] = [{tests!r}]
+import small_root
+from test_namespace_target import opened, open_store, target
+store = open_store(Path({cache!r}))
+print(os.getpid(), flush=True)
+sys.exit(target.execute(opened(store, small_root.tree()), sys.argv[1:], store=store))
+"""
+
+
+@pytest.mark.parametrize(
+    ("argv", "code", "words"),
+    [
+        (["sh", "-c", "echo $$; cat; cat /etc/hello; exit 9"], 9, b"given\nfrom the image\n"),
+        (["nothing-here"], 127, b"nothing-here not found"),
+        (["/etc/hello"], 126, b"cannot execute /etc/hello"),
+    ],
+)
+def test_execute_becomes_the_program(tmp_path, argv, code, words):
+    script = EXECUTE.format(tests=str(Path(__file__).parent), cache=str(tmp_path))
+    done = subprocess.run([sys.executable, "-c", script, *argv], check=False, capture_output=True, input=b"given\n")
+    assert done.returncode == code
+    assert words in done.stdout + done.stderr
+    if code == 9:
+        before, after = done.stdout.split()[:2]
+        assert before == after  # the same process
+
+
+def test_no_mount_is_left(guest):
+    before = Path("/proc/self/mountinfo").read_text()
+    guest.run("cat /etc/hello").check()
+    assert Path("/proc/self/mountinfo").read_text() == before
+    assert host.look_up("sh")
