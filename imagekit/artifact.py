@@ -6,6 +6,7 @@ manifest, and the parts beside them. Also here: what a format is.
 
 import json
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +18,9 @@ from imagekit.errors import Problem
 from imagekit.key import Key
 
 MAX_MANIFEST = 64 << 20  # bytes
+MAX_SIGNATURE = 64 << 10  # bytes
+FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+~-]{0,254}\Z")
+SHA256 = re.compile(r"[0-9a-f]{64}\Z")
 SIGNATURE_SUFFIX = ".minisig"
 MANIFEST_SUFFIX = ".manifest.json"
 
@@ -157,7 +161,7 @@ def _manifest_of(path: Path) -> Path:
     if path.name.endswith(MANIFEST_SUFFIX + SIGNATURE_SUFFIX):
         return path.with_name(path.name.removesuffix(SIGNATURE_SUFFIX))
     for candidate in sorted(path.parent.glob("*" + MANIFEST_SUFFIX)) if path.parent.is_dir() else ():
-        if f'"file": "{path.name}"'.encode() in candidate.read_bytes():
+        if candidate.is_file() and f'"file": "{path.name}"'.encode() in candidate.read_bytes():
             return candidate
     raise Problem(
         f"{path} is no artifact: there is no manifest for it in {path.parent}", f"name a file *{MANIFEST_SUFFIX}"
@@ -169,18 +173,33 @@ def _parse(text: bytes, path: Path) -> Mapping[str, Any]:
         manifest = json.loads(text)
         if not isinstance(manifest, dict) or canonical(manifest) != text:
             raise ValueError("not in canonical form")
-        for part in manifest["parts"]:
-            if "/" in part["file"] or part["file"] in ("", ".", ".."):
-                raise ValueError(f"part {part['file']!r} is not beside it")
+        _check_shape(manifest)
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise Problem(f"{path} is not a manifest: {error}") from error
+        raise Problem(f"{path} is not a manifest: {type(error).__name__}: {error}") from error
     return manifest
+
+
+def _check_shape(manifest: Mapping[str, Any]) -> None:
+    """What `Artifact` reads without looking: it may be read before any signature is verified, and be anybody's."""
+    for name in ("name", "arch", "format", "kind"):
+        if not isinstance(manifest[name], str):
+            raise ValueError(f"{name} is no text")
+    for part in manifest["parts"]:
+        if not FILE_NAME.match(part["file"]):
+            raise ValueError(f"part {part['file']!r} is no file beside it")
+        if not isinstance(part["size"], int) or part["size"] < 0 or not SHA256.match(part["sha256"]):
+            raise ValueError(f"part {part['file']} has no size and sha256")
+    for name in ("role", "file"):
+        values = [str(part[name]) for part in manifest["parts"]]
+        if len(values) != len(set(values)):
+            raise ValueError(f"two parts have the same {name}")
 
 
 def _verify_signature(artifact: Artifact, key: Key) -> None:
     signature = artifact.path.with_name(artifact.path.name + SIGNATURE_SUFFIX)
     try:
-        text = signature.read_text()
+        with open(signature, "rb") as file:
+            text = file.read(MAX_SIGNATURE).decode()
     except (OSError, UnicodeDecodeError):
         raise Problem(f"{artifact.path.name} is not signed: there is no {signature.name} beside it") from None
     try:

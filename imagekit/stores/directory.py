@@ -6,7 +6,6 @@ from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
 from secrets import token_hex
-from typing import BinaryIO
 
 from imagekit.errors import RigProblem
 from imagekit.stamp import cache_location
@@ -14,7 +13,7 @@ from imagekit.store import Store
 
 
 def open_store(location: Path | None = None) -> Store:
-    """The store at `location`, made (mode 0700) if it is not there; raises RigProblem when it belongs to others."""
+    """The store at `location`, made (mode 0700) if it is not there; raises RigProblem when others can change it."""
     root = Path(location or cache_location()).absolute()
     _private(root)
 
@@ -35,10 +34,10 @@ def open_store(location: Path | None = None) -> Store:
 
     def write(chunks: Iterable[bytes]) -> str:
         total = sha256()
-        with _atomic(root) as (file, publish):
+        with _atomic(root) as (put, publish):
             for chunk in chunks:
                 total.update(chunk)
-                file.write(chunk)
+                put(chunk)
             publish(path(total.hexdigest()))
         return total.hexdigest()
 
@@ -49,8 +48,8 @@ def open_store(location: Path | None = None) -> Store:
             return None
 
     def remember(kind: str, key: str, note: bytes) -> None:
-        with _atomic(root) as (file, publish):
-            file.write(note)
+        with _atomic(root) as (put, publish):
+            put(note)
             publish(root / "notes" / kind / key)
 
     def folder(name: str) -> Path:
@@ -64,48 +63,64 @@ def open_store(location: Path | None = None) -> Store:
 def _private(root: Path) -> None:
     try:
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
-        owner = root.stat().st_uid
+        found = root.stat()
     except OSError as error:
         raise RigProblem(
             f"cannot use the cache {root}: {error.strerror}", "set IMAGEKIT_CACHE to a folder of yours"
         ) from error
-    if owner != os.getuid():
+    if found.st_uid != os.getuid():
         raise RigProblem(
-            f"the cache {root} belongs to user {owner}, not to you", "set IMAGEKIT_CACHE to a folder of your own"
+            f"the cache {root} belongs to user {found.st_uid}, not to you", "set IMAGEKIT_CACHE to a folder of your own"
         )
+    if found.st_mode & 0o002:
+        raise RigProblem(f"everybody can write to the cache {root}", f"chmod go-w {root}, or set IMAGEKIT_CACHE")
 
 
 @contextmanager
-def _atomic(root: Path) -> Iterator[tuple[BinaryIO, Callable[[Path], None]]]:
-    """A temporary file and a function that publishes it by rename; whatever goes wrong, the temporary file is removed.
+def _atomic(root: Path) -> Iterator[tuple[Callable[[bytes], object], Callable[[Path], None]]]:
+    """Functions to write to a draft and to publish it by rename; whatever goes wrong, the draft is removed.
 
     No fsync: every object is hashed when it is read, so what a power cut tears is found and made again.
     """
     draft = root / "drafts" / f"{os.getpid()}-{token_hex(8)}"
 
-    def publish(final: Path) -> None:
-        file.flush()
-        os.fchmod(file.fileno(), 0o444)
-        final.parent.mkdir(parents=True, exist_ok=True)
-        draft.replace(final)
+    def put(data: bytes) -> None:
+        with _told(root):  # only our own writing: a mirror that fails in `chunks` is another matter
+            file.write(data)
 
-    try:
+    def publish(final: Path) -> None:
+        with _told(root):
+            file.flush()
+            os.fchmod(file.fileno(), 0o444)
+            final.parent.mkdir(parents=True, exist_ok=True)
+            draft.replace(final)
+
+    with _told(root):
         draft.parent.mkdir(exist_ok=True)
-        with open(draft, "xb") as file:
-            yield file, publish
-    except OSError as error:
-        raise RigProblem(
-            f"cannot write to the cache {root}: {error.strerror}", "make room, or set IMAGEKIT_CACHE"
-        ) from error
+        file = open(draft, "xb")  # noqa: SIM115 - closed below
+    try:
+        yield put, publish
     finally:
+        with suppress(OSError):  # what it still holds was to be thrown away
+            file.close()
         with suppress(FileNotFoundError):
             draft.unlink()
+
+
+@contextmanager
+def _told(root: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        hint = "make room, or set IMAGEKIT_CACHE"
+        raise RigProblem(f"cannot write to the cache {root}: {error.strerror}", hint) from error
 
 
 def _set_aside(bad: Path, root: Path) -> None:
     aside = root / "bad" / bad.name
     aside.parent.mkdir(exist_ok=True)
-    bad.replace(aside)
+    with suppress(FileNotFoundError):  # another process saw it too and was first
+        bad.replace(aside)
 
 
 STORE = open_store
