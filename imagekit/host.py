@@ -141,7 +141,7 @@ def look_up(name: str) -> Path | None:
     """Where the host has a program, also in the folders that only root's PATH names."""
     for folder in (*os.environ.get("PATH", os.defpath).split(":"), *SYSTEM_FOLDERS):
         path = Path(folder or ".") / name
-        if path.is_file() and os.access(path, os.X_OK):
+        if os.access(path, os.X_OK) and path.is_file():  # in this order: a folder of PATH may be closed to us
             return path
     return None
 

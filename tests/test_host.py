@@ -144,6 +144,12 @@ def test_look_up_knows_sbin(monkeypatch, tmp_path):
     assert host.look_up("mkfs.thing") == tmp_path / "mkfs.thing"
 
 
+def test_look_up_passes_over_closed_folders(monkeypatch, tmp_path):
+    (tmp_path / "closed").mkdir(mode=0)
+    monkeypatch.setenv("PATH", f"{tmp_path}/closed:/usr/bin:/bin")
+    assert host.look_up("sh")
+
+
 def test_once_lets_one_at_a_time_go_on(tmp_path):
     inside, seen = [0], []
 
