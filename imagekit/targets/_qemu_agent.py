@@ -1,0 +1,139 @@
+"""The agent in a guest, seen from a machine: its first word, what it tells of the boot, and the commands it runs."""
+
+import asyncio
+import errno
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from itertools import count
+from typing import TYPE_CHECKING
+
+from imagekit.channel import MAX_OUTPUT, MAX_STREAMS, Call, Decoder, Frame, Hello, Kind, parse_hello, request, text
+from imagekit.errors import Problem
+from imagekit.guest import WIDTH, Finished, escape
+from imagekit.targets._qemu_progress import Progress
+
+if TYPE_CHECKING:
+    from imagekit.targets._machine import Machine
+
+AGAIN = 2.0  # seconds without an acknowledgement until a piece is sent again
+GRACE = 15.0  # seconds that the agent has to kill a command whose time is up, and to say so
+POWER_OFF = ("/usr/sbin/poweroff",)
+QUIET, MAX_QUIETS = 20.0, 6  # seconds without a word, and how many times those, until a guest is not waited for
+NOT_STARTED = {errno.ENOENT: 127, errno.ENOTDIR: 127, errno.EACCES: 126, errno.ENOEXEC: 126}  # as a shell says it
+
+
+class Agent:
+    """The host's end of the channel: takes what the line gave, hands frames to the calls that wait for them."""
+
+    def __init__(self, nonce: str, progress: Progress, *, tell: Callable[[], None]) -> None:
+        self.hello: Hello | None = None
+        self.send: Callable[[bytes], None] = lambda _: None
+        self.lies: dict[int, Problem] = {}  # streams on which the guest sent nonsense
+        self.places = asyncio.Semaphore(MAX_STREAMS)
+        self._nonce, self._progress, self._tell = nonce, progress, tell
+        self._decoder = Decoder(nonce)
+        self._calls: dict[int, Call] = {}
+        self._numbers = count(1)
+
+    def take(self, data: bytes) -> None:
+        """What the line gave now, in whatever pieces; garbage is skipped."""
+        for frame in self._decoder.feed(data):
+            with suppress(Problem):  # nonsense that no call waits for
+                if self._take(frame):
+                    self._tell()
+
+    @contextmanager
+    def call(self, packed: bytes, stdin: bytes = b"") -> Iterator[tuple[int, Call]]:
+        """Begin a command; its frames are taken until the `with` ends, and then it is told to die if it lives."""
+        number = next(self._numbers)
+        call = self._calls[number] = Call(number, packed, stdin, nonce=self._nonce)
+        self.send(call.start())
+        try:
+            yield number, call
+        finally:
+            self.send(call.kill())
+            del self._calls[number]
+
+    def _take(self, frame: Frame) -> bool:
+        """Whether the frame told something that somebody may wait for."""
+        match frame.kind:
+            case Kind.HELLO:
+                self.hello = self.hello or self._checked(parse_hello(frame))
+                return True
+            case Kind.EVENT:
+                return self.hello is not None and self._progress.take(text(frame))
+        call = self._calls.get(frame.stream)
+        if call is None:
+            return False
+        try:
+            self.send(call.feed(frame))
+        except Problem as problem:
+            self.lies[frame.stream] = problem
+        return call.done or frame.stream in self.lies
+
+    def _checked(self, hello: Hello) -> Hello | None:
+        return hello if hello.echo == self._nonce.encode() else None
+
+
+async def run(
+    machine: "Machine", argv: tuple[str, ...], *, stdin: bytes, env: Mapping[str, str], timeout: float
+) -> Finished:
+    """Run a command in a guest; raises GuestProblem when it has no end in time, or prints more than is kept."""
+    packed = request(argv, env=env, timeout=timeout)
+    agent = machine.agent
+    async with agent.places:
+        with agent.call(packed, stdin) as (number, call):
+            again = asyncio.create_task(_send_again(agent, call))
+            try:
+                done = await machine.until(lambda: call.done or number in agent.lies, timeout + GRACE)
+            finally:
+                again.cancel()
+    if lie := agent.lies.pop(number, None):
+        raise machine.problem(f"{argv[0]}: {lie.message}")
+    if not done and machine.ending:
+        raise machine.gone(f"before {argv[0]} ended")
+    if not done:
+        raise machine.problem(
+            f"{argv[0]}: no answer within {timeout + GRACE:g} s: the guest hangs, or its agent is gone"
+        )
+    return _finished(machine, argv, call, timeout)
+
+
+async def power_off(machine: "Machine") -> None:
+    """Have a guest power itself off: until it did, or refused, or did and said nothing for a while."""
+    with machine.agent.call(request(POWER_OFF)) as (_, call):
+
+        def over() -> bool:
+            return (
+                machine.ending is not None or call.error is not None or (call.exit is not None and call.exit.code > 0)
+            )
+
+        for _ in range(MAX_QUIETS):
+            heard = machine.heard
+            if await machine.until(over, QUIET) or machine.ending or machine.heard == heard:
+                break
+
+
+def _finished(machine: "Machine", argv: tuple[str, ...], call: Call, timeout: float) -> Finished:
+    if call.error:
+        code = NOT_STARTED.get(call.error.errno)
+        if code is None:
+            raise machine.problem(
+                f"{argv[0]} was not started in the guest: {escape(call.error.message.encode())[:WIDTH]}"
+            )
+        return Finished(argv, code, b"", f"{argv[0]}: {call.error.message}".encode())
+    assert call.exit is not None
+    if call.is_overflown:
+        raise machine.problem(f"{argv[0]} printed more than {MAX_OUTPUT} bytes on a stream and was killed")
+    if call.exit.timed_out:
+        said = escape(bytes(call.stderr[-1000:] or call.stdout[-1000:])).strip()
+        raise machine.problem(
+            f"{argv[0]} did not end within {timeout:g} s and was killed; it said: {said or 'nothing'}"
+        )
+    return Finished(argv, call.exit.code, bytes(call.stdout), bytes(call.stderr))
+
+
+async def _send_again(agent: Agent, call: Call) -> None:
+    while not call.done:
+        await asyncio.sleep(AGAIN)
+        agent.send(call.again())

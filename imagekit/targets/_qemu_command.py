@@ -1,0 +1,123 @@
+"""QEMU's command line, as a function of values; each flag that surprises has its reason here."""
+
+from collections.abc import Mapping, Sequence
+from ipaddress import ip_interface
+from typing import Any, NamedTuple
+
+from imagekit.arch import ARCHES
+from imagekit.channel import arguments
+from imagekit.errors import Problem
+from imagekit.targets._qemu_ports import NETDEV
+
+MAX_CMDLINE = 2048  # COMMAND_LINE_SIZE of arch/x86 and arch/arm64
+TCG = "tcg,thread=single,tb-size=64"  # one CPU needs one thread; MiB of translated code, of which the default is 1 GiB
+SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
+
+
+class Board(NamedTuple):
+    """What differs between the machines of two architectures."""
+
+    arch: str
+    console: str  # the kernel's argument
+    channel: str  # the guest's name of the agent's line
+    second_line: tuple[str, ...]  # a second UART, on the chardev "channel"
+
+
+X86_64 = Board("x86_64", "ttyS0", "ttyS1", ("-serial", "chardev:channel"))
+AARCH64 = Board("aarch64", "ttyAMA0,115200", "ttyS0", ("-device", "pci-serial,chardev=channel"))  # virt has one PL011
+BOARDS = {board.arch: board for board in (X86_64, AARCH64)}
+
+
+class Wiring(NamedTuple):
+    """Descriptors that QEMU inherits; a `channel` of None leaves the second UART out."""
+
+    monitor: int
+    console: int
+    channel: int | None
+
+
+class Command(NamedTuple):
+    """One boot of a kernel with an initrd."""
+
+    board: Board
+    kernel: str  # a path, such as /proc/self/fd/7
+    initrd: str
+    cmdline: str
+    memory: int  # MiB
+    accelerator: str  # "kvm" or "tcg"
+    network: str  # options of the user network
+    wiring: Wiring | None = None  # None: the console on this terminal, as a person starts it by hand
+
+    @property
+    def arguments(self) -> list[str]:
+        """QEMU's arguments, without its name."""
+        return [*self._machine(), *self._boot(), *self._network(), *self._lines()]
+
+    def _machine(self) -> list[str]:
+        arch, is_kvm = ARCHES[self.board.arch], self.accelerator == "kvm"
+        return [
+            *("-nodefaults", "-no-user-config"),
+            *("-display", "none"),
+            "-no-reboot",  # a panic (panic=-1) and a reboot end QEMU, as a power-off does
+            *("-sandbox", SANDBOX),
+            *("-machine", arch.machine),
+            *("-cpu", "host" if is_kvm else arch.cpu),
+            *("-accel", "kvm" if is_kvm else TCG),
+            *("-smp", "1"),
+            *("-m", str(self.memory)),
+        ]
+
+    def _boot(self) -> list[str]:
+        return [*("-kernel", self.kernel), *("-initrd", self.initrd), *("-append", self.cmdline)]
+
+    def _network(self) -> list[str]:
+        """A network without a way out or in, but for forwards; without the boot ROM of the card, which nobody runs."""
+        return [
+            *("-netdev", f"user,id={NETDEV},restrict=on,ipv6=off{self.network}"),
+            *("-device", f"virtio-net-pci,netdev={NETDEV},romfile="),
+        ]
+
+    def _lines(self) -> list[str]:
+        if self.wiring is None:
+            return ["-serial", "stdio"]
+        monitor, console, channel = self.wiring
+        return [
+            *("-chardev", f"socket,id=monitor,fd={monitor}"),
+            *("-mon", "chardev=monitor,mode=control"),
+            *("-chardev", f"socket,id=console,fd={console}"),
+            *("-serial", "chardev:console"),
+            *(() if channel is None else ("-chardev", f"socket,id=channel,fd={channel}", *self.board.second_line)),
+        ]
+
+
+def cmdline(written: bytes, board: Board, *, nonce: str = "", more: str = "") -> str:
+    """The kernel's arguments: the artifact's own, then the machine's, which win; `nonce` starts the agent.
+
+    What stands after " -- " is for init (kernel-parameters.rst) and stays there.
+    """
+    own, dashes, for_init = " ".join(written.decode("utf-8", "strict").split()).partition(" -- ")
+    machine = f"console={board.console} panic=-1"
+    agent = arguments(board.channel, nonce) if nonce else ""
+    whole = " ".join(filter(None, (own, machine, agent, more))) + dashes + for_init
+    if len(whole.encode()) >= MAX_CMDLINE or "\0" in whole:
+        raise Problem(
+            f"the kernel's command line has {len(whole.encode())} bytes, and the kernel reads {MAX_CMDLINE - 1}",
+            "shorten the image's cmdline",
+        )
+    return whole
+
+
+def network(manifest: Mapping[str, Any]) -> str:
+    """Options of the user network for the address that the image has: QEMU's own one where it asks by DHCP."""
+    words = str(manifest.get("network", "")).split()
+    if words[:1] != ["static"]:
+        return ""
+    own = ip_interface(words[2])
+    taken = [own.ip, *(ip_interface(word).ip for word in words[3:4])]
+    gateway = taken[1] if len(taken) > 1 else _free_host(own.network.hosts(), taken)
+    name_server = _free_host(own.network.hosts(), [*taken, gateway])  # slirp wants one of the same network
+    return f",net={own.network},host={gateway},dns={name_server},dhcpstart={own.ip}"
+
+
+def _free_host(hosts: Any, taken: Sequence[object]) -> object:
+    return next(address for address in hosts if address not in taken)

@@ -1,0 +1,86 @@
+"""QEMU's monitor (QMP): each command has a deadline of its own, and what QEMU tells unasked is kept."""
+
+import asyncio
+import logging
+import socket
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+from qemu.qmp import EventListener, Message, QMPClient, QMPError, Runstate
+
+from imagekit.errors import RigProblem
+
+DEADLINE = 10.0  # seconds for an answer: a stopped QEMU would never give one
+MAX_EVENTS = 200
+
+logging.getLogger("qemu.qmp").addHandler(logging.NullHandler())  # what it complains of is told as a Problem
+
+
+class Monitor:
+    """One QEMU's monitor, connected to the socket that it was started with."""
+
+    def __init__(self, tell: Callable[[], None]) -> None:
+        self.events: list[tuple[str, dict[str, Any]]] = []  # the last ones, with their data
+        self._tell = tell  # called when there is a new one
+        self._client = QMPClient("imagekit")
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def connect(self, line: socket.socket) -> None:
+        """Greet QEMU; raises EOFError when it has ended, TimeoutError when it does not answer."""
+        listener = EventListener()
+        self._client.register_listener(listener)
+        try:
+            async with asyncio.timeout(3 * DEADLINE):  # loading QEMU on a busy machine takes long
+                await self._client.connect(line)
+        except QMPError as error:
+            raise EOFError(str(error)) from error
+        self._tasks = [asyncio.create_task(self._listen(listener)), asyncio.create_task(self._watch())]
+
+    @property
+    def version(self) -> str:
+        """QEMU's version, with its packager's words."""
+        greeting = self._client.greeting
+        version: dict[str, Any] = dict(greeting.QMP.version) if greeting else {}
+        number = ".".join(str(version.get("qemu", {}).get(part, "?")) for part in ("major", "minor", "micro"))
+        return f"{number} {version.get('package', '')}".strip()
+
+    async def execute(self, command: str, **arguments: Any) -> Any:
+        """Ask QEMU; raises RigProblem when it refuses, has ended or does not answer in time."""
+        try:
+            async with asyncio.timeout(DEADLINE):
+                return await self._client.execute(command, arguments or None)
+        except TimeoutError:
+            raise RigProblem(f"QEMU did not answer {command} within {DEADLINE:g} s") from None
+        except (QMPError, OSError, EOFError) as error:
+            raise RigProblem(f"QEMU does not do {command}: {error}") from error
+
+    async def human(self, line: str) -> str:
+        """Give a command of the human monitor and return what it prints: nothing where all went well."""
+        return str(await self.execute("human-monitor-command", **{"command-line": line})).strip()
+
+    async def closed(self) -> None:
+        """Wait until QEMU hung up and all that it told before was taken."""
+        await asyncio.gather(*self._tasks[1:], return_exceptions=True)
+        await asyncio.sleep(0)  # the listener's turn
+
+    async def close(self) -> None:
+        """Hang up."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        with suppress(Exception):  # it raises what ended the connection, which is known
+            await self._client.disconnect()
+
+    async def _listen(self, listener: EventListener) -> None:
+        async for event in listener:
+            self._take(event)
+
+    def _take(self, event: Message) -> None:
+        found = event.get("data")
+        self.events = [*self.events[-MAX_EVENTS:], (str(event.get("event")), found if isinstance(found, dict) else {})]
+        self._tell()
+
+    async def _watch(self) -> None:
+        while self._client.runstate == Runstate.RUNNING:
+            await self._client.runstate_changed()

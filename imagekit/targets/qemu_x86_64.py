@@ -1,0 +1,30 @@
+"""x86_64 in QEMU: the q35 machine, emulated or by KVM."""
+
+from imagekit.artifact import Opened
+from imagekit.guest import Guest, Rig, Target
+from imagekit.store import Store
+
+
+def start(opened: Opened, *, rig: Rig, store: Store) -> Guest:
+    """Boot an opened artifact and return when the guest is ready."""
+    from imagekit.targets import _qemu  # QEMU's protocol takes longer to load than a build with nothing to do
+
+    return _qemu.start("qemu_x86_64", opened, rig=rig, store=store)
+
+
+def interact(opened: Opened, *, rig: Rig, store: Store) -> int:
+    """Boot an opened artifact with its console on this terminal; the exit status."""
+    from imagekit.targets import _qemu_terminal
+
+    return _qemu_terminal.interact(opened, rig=rig, store=store)
+
+
+TARGET = Target(
+    start,
+    arches=("x86_64",),
+    kinds=("kernel",),
+    boots=True,
+    modules=("virtio_pci", "virtio_net"),
+    serial="ttyS0",
+    interact=interact,
+)
