@@ -1,0 +1,211 @@
+"""Early boot and supervision, as the part of a Tree that imagekit brings: rendered from the Image, run by inside/.
+
+In the guest:
+
+    /init                            mounts, loads modules, configures the network, becomes runit (inside/init)
+    /etc/runit/1, 2, 3               runit's stages: onboot, services, services down and onshutdown
+    /etc/imagekit/modules            paths of kernel modules in load order
+    /etc/imagekit/network            "dhcp IFACE", "static IFACE ADDRESS/PREFIX GATEWAY" or "none"
+    /etc/imagekit/onboot/NN-NAME     the steps; onshutdown/ likewise
+    /etc/imagekit/services/NAME/     run, finish, and supervise, which leads to /run: the root may be read-only
+    /etc/imagekit/table              a line per service: NAME, milliseconds to stop, what it comes after, condition
+    /etc/imagekit/ready/NAME         the command of a command: condition
+    /usr/lib/imagekit/boot           does what would cost a shell many forks (inside/boot.c)
+    /usr/sbin/poweroff, reboot, halt
+
+What happens is noted in /run/imagekit/events, a line each, and printed on the console behind "imagekit: ":
+
+    SECONDS.NNNNNNNNN WORDS          CLOCK_MONOTONIC of the guest, and one of:
+    early                            /proc, /sys, /dev, /run and /tmp are mounted
+    modules                          the kernel modules are loaded
+    network up                       the interface has its address
+    onboot start|done NAME, onboot failed NAME CODE
+    service start|ready NAME, service exit NAME CODE, service failed NAME REASON...
+    ready                            every service is; once
+    shutdown
+    onshutdown start|done NAME, onshutdown failed NAME CODE
+
+CODE is the exit status, 128 + signal where a signal ended it, 124 where a step was killed on its time-out. A service
+has failed when it cannot be run, died twice before it was ready, or ended and is not started again though it was not
+ready or its CODE is not 0. A step of onboot that fails stops the boot and powers the machine off.
+"""
+
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from imagekit.channel import AGENT
+from imagekit.errors import Defect, Problem
+from imagekit.image import Image, Service, Static, Step, argv
+from imagekit.tree import Entry, Tree, directory, file, symlink
+
+INIT_PACKAGES = ("busybox-static", "libc6", "runit")  # of Debian, taken alone: `keep` says what of them
+
+OWNER = "imagekit"
+BOOT = "/usr/lib/imagekit/boot"
+SETTINGS = "/etc/imagekit"
+KEPT = re.compile(
+    r"/usr/bin/(busybox|runsv|runsvdir|sv|chpst)\Z"
+    r"|/usr/sbin/runit\Z"
+    r"|/usr/(lib|lib64|lib/[^/]+-linux-gnu)/(ld-linux-[^/]+\.so\.[0-9]+|libc\.so\.6)\Z"  # what runit's programs need
+    r"|/usr/share/doc/(busybox-static|libc6|runit)/copyright\Z"  # their licences want to travel with them
+)
+APPLETS = {  # what an interactive shell needs, of those that Debian's busybox-static has
+    "/usr/bin": (
+        "[ awk base64 basename cat chgrp chmod chown clear cmp cp cut date dd df diff dirname dmesg du echo egrep env "
+        "expr false fgrep find free grep gunzip gzip head hexdump hostname id kill killall less ln ls md5sum mkdir "
+        "mkfifo mktemp more mount mv nc nproc nslookup od pidof ping printf ps pwd readlink realpath reset rm rmdir "
+        "sed seq setsid sh sha256sum sleep sort stat strings stty sync tail tar tee telnet test time timeout top touch "
+        "tr true tty umount uname uniq unlink uptime usleep vi watch wc wget which whoami xargs xxd yes zcat"
+    ),
+    "/usr/sbin": (
+        "arp chroot fdisk getty ifconfig insmod ip losetup lsmod mknod modprobe pivot_root rmmod route sulogin "
+        "switch_root sysctl udhcpc"
+    ),
+}
+
+_INSIDE = Path(__file__).with_name("inside")
+
+
+def keep(path: str) -> bool:
+    """Whether early boot needs this path of INIT_PACKAGES: programs, the C library and its loader, licences."""
+    return KEPT.match(path) is not None
+
+
+def tree(image: Image, arch: str, *, modules: Sequence[str]) -> Tree:
+    """What imagekit adds to a bootable image; modules: their paths in load order."""
+    entries = {
+        "/init": _script((_INSIDE / "init").read_text()),
+        BOOT: program("boot", arch),
+        "/etc/runit/ctrlaltdel": symlink(BOOT, owner=OWNER),
+        f"{SETTINGS}/modules": _text("".join(f"{path}\n" for path in modules)),
+        f"{SETTINGS}/services": directory(owner=OWNER),
+        **{f"/etc/runit/{n}": _script((_INSIDE / f"stage{n}").read_text()) for n in (1, 2, 3)},
+        **{f"/usr/sbin/{name}": symlink(f"../lib/{BOOT[9:]}", owner=OWNER) for name in ("halt", "poweroff", "reboot")},
+        **_network(image),
+        **_steps("onboot", image.onboot),
+        **_steps("onshutdown", image.onshutdown),
+        **_services(image.services),
+    }
+    return Tree(entries)
+
+
+def applets(taken: Tree) -> Tree:
+    """Symlinks to busybox for the usual commands, but for those that a package brings, in whichever folder."""
+    links = {}
+    for folder, names in APPLETS.items():
+        for name in names.split():
+            if not any(f"{where}/{name}" in taken for where in ("/usr/bin", "/usr/sbin")):
+                links[f"{folder}/{name}"] = symlink(
+                    "busybox" if folder == "/usr/bin" else "../bin/busybox", owner=OWNER
+                )
+    return Tree(links)
+
+
+def agent(arch: str) -> Tree:
+    """What an extra initrd holds that starts the guest agent; see channel.py."""
+    return Tree({AGENT.rpartition("/")[0]: directory(owner=OWNER), AGENT: program("agent", arch)})
+
+
+def program(name: str, arch: str) -> Entry:
+    """A static program of inside/, as it is shipped for an architecture."""
+    try:
+        return file((_INSIDE / "bin" / f"{name}.{arch}").read_bytes(), mode=0o755, owner=OWNER)
+    except OSError as error:
+        raise Defect(
+            f"{error.filename} cannot be read: {error.strerror}", "imagekit/inside/build.sh makes it"
+        ) from error
+
+
+def _network(image: Image) -> Mapping[str, Entry]:
+    network = image.network
+    if isinstance(network, Static):
+        _check_static(network)
+        words = f"static {network.interface} {network.address} {network.gateway}".rstrip()
+        servers = "".join(f"nameserver {server}\n" for server in network.dns)
+        return {f"{SETTINGS}/network": _text(f"{words}\n"), "/etc/resolv.conf": _text(servers)}
+    if network == "none":
+        return {f"{SETTINGS}/network": _text("none\n")}
+    return {
+        f"{SETTINGS}/network": _text("dhcp eth0\n"),
+        "/etc/resolv.conf": symlink("/run/imagekit/resolv.conf", owner=OWNER),
+        "/usr/lib/imagekit/dhcp": _script((_INSIDE / "dhcp").read_text()),
+        **_supervised(
+            "_dhcp",  # no service of an image can be called so
+            run="exec busybox udhcpc -f -i eth0 -s /usr/lib/imagekit/dhcp -t 5 -T 1 -A 3\n",
+            finish="exec busybox sleep 5\n",  # without an interface it ends at once, again and again
+        ),
+    }
+
+
+def _check_static(network: Static) -> None:
+    from ipaddress import ip_address, ip_interface
+
+    try:
+        if "/" not in network.address:
+            raise ValueError(f"{network.address!r} has no prefix length, as in {network.address + '/24'!r}")
+        ip_interface(network.address)
+        for other in (*filter(None, (network.gateway,)), *network.dns):
+            ip_address(other)
+        if not re.fullmatch(r"[^\s/]{1,15}", network.interface):
+            raise ValueError(f"{network.interface!r} is no name of an interface")
+    except ValueError as error:
+        raise Problem(f"network: {error}") from error
+
+
+def _steps(kind: str, steps: Sequence[Step]) -> Mapping[str, Entry]:
+    entries = {f"{SETTINGS}/{kind}": directory(owner=OWNER)}
+    for number, step in enumerate(steps):
+        words = ("step", kind, step.name, f"timeout={step.timeout:g}", *_variables(step.env), "--", *argv(step.command))
+        entries[f"{SETTINGS}/{kind}/{number:02d}-{step.name}"] = _script(f"#!/bin/sh\n{_exec_boot(words)}")
+    return entries
+
+
+def _services(services: Sequence[Service]) -> Mapping[str, Entry]:
+    entries: dict[str, Entry] = {f"{SETTINGS}/table": _text("".join(map(_row, services)))}
+    for service in services:
+        after = (f"after={name}" for name in service.after)
+        how = (f"user={service.user}", *after, *_variables(service.env))
+        entries |= _supervised(
+            service.name,
+            run=_exec_boot(("start", service.name, *how, "--", *argv(service.command))),
+            finish=_exec_boot(("end", service.name, service.restart)).replace("\n", ' "$@"\n'),
+        )
+        if service.ready.startswith("command:"):
+            words = shlex.join(shlex.split(service.ready.removeprefix("command:")))
+            entries[f"{SETTINGS}/ready/{service.name}"] = _script(f"#!/bin/sh\nexec {words}\n")
+    return entries
+
+
+def _row(service: Service) -> str:
+    kind, colon, rest = service.ready.partition(":")
+    condition = "command:" if kind == "command" else kind + colon + rest
+    after = ",".join(service.after)
+    return f"{service.name} {round(service.stop_timeout * 1000)} {after or '-'} {condition or '-'}\n"
+
+
+def _supervised(name: str, *, run: str, finish: str) -> Mapping[str, Entry]:
+    folder = f"{SETTINGS}/services/{name}"
+    return {
+        folder: directory(owner=OWNER),
+        f"{folder}/run": _script(f"#!/bin/sh\n{run}"),
+        f"{folder}/finish": _script(f"#!/bin/sh\n{finish}"),
+        f"{folder}/supervise": symlink(f"/run/imagekit/supervise/{name}", owner=OWNER),
+    }
+
+
+def _exec_boot(words: Sequence[str]) -> str:
+    return f"exec {BOOT} {shlex.join(words)}\n"
+
+
+def _variables(env: Mapping[str, str]) -> tuple[str, ...]:
+    return tuple(f"env={name}={value}" for name, value in env.items())
+
+
+def _text(text: str) -> Entry:
+    return file(text.encode(), owner=OWNER)
+
+
+def _script(text: str) -> Entry:
+    return file(text.encode(), mode=0o755, owner=OWNER)

@@ -1,0 +1,18 @@
+#!/bin/sh
+# Build the static programs that go into guests, for every architecture: bin/NAME.ARCH.
+#
+# The compiler is the wheel that pyproject.toml pins, so that anybody gets the same bytes (tests/test_inside.py compares
+# them). PYTHON names the interpreter that has it; the first argument names another folder for the results.
+set -eu
+cd "$(dirname "$0")"
+out=${1:-bin}
+build() { # NAME SOURCE...
+    name=$1
+    shift
+    for arch in x86_64 aarch64; do
+        "${PYTHON:-python3}" -m ziglang cc -target "$arch-linux-musl" -std=c99 -Os -static -s -Wall -Wextra -Werror \
+            -ffunction-sections -fdata-sections -Wl,--gc-sections -Wl,--build-id=none -o "$out/$name.$arch" "$@"
+    done
+}
+build agent agent.c command.c wire.c
+build boot boot.c event.c ready.c run.c service.c
