@@ -49,6 +49,7 @@ def compose(
         tree = _from_packages(image, packages)
         tree = union((tree, _layout(), _kernel(image, packages, modules=modules, arch=arch, store=store)))
         tree = union((tree, early.applets(tree) if KERNEL in tree else Tree()))  # only where no package has its own
+        tree = union((tree, early.applets(tree))) if early.SHELL in tree else tree
         tree = tree.override(_accounts(image)).override(_identity(image)).override(_ca_bundle(tree))
         return _checked(tree.override(_own_files(image, folder, tree)).complete())
     except Problem as problem:
@@ -81,7 +82,7 @@ def _without(tree: Tree, paths: set[str]) -> Tree:
 
 def _pattern(path: str) -> re.Pattern[str]:
     """`*` stands for anything within one component: "/usr/lib/*/gconv"."""
-    return re.compile("[^/]*".join(map(re.escape, path.split("*"))) + r"\Z")
+    return re.compile("[^/]*".join(map(re.escape, path.split("*"))) + r"(?:/.*)?\Z", re.DOTALL)
 
 
 def _layout() -> Tree:

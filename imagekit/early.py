@@ -43,6 +43,7 @@ from imagekit.tree import Entry, Tree, directory, file, symlink
 INIT_PACKAGES = ("busybox-static", "libc6", "runit")  # of Debian, taken alone: `keep` says what of them
 
 OWNER = "imagekit"
+SHELL = "/usr/bin/busybox"
 BOOT = "/usr/lib/imagekit/boot"
 SETTINGS = "/etc/imagekit"
 KEPT = re.compile(

@@ -1,0 +1,15 @@
+"""The least that a rebuild after one change must do: read the kept parts, compress the changed one, write the output."""
+
+import os
+import sys
+
+import zstandard
+
+parts, out = sys.argv[1:]
+os.makedirs(out, exist_ok=True)
+read = {name: open(f"{parts}/{name}", "rb").read() for name in ("kernel", "initrd", "changed")}  # noqa: SIM115
+segment = zstandard.ZstdCompressor(level=3).compress(read["changed"])
+with open(f"{out}/initrd", "wb") as initrd, open(f"{out}/kernel", "wb") as kernel:
+    initrd.write(read["initrd"])
+    initrd.write(segment)
+    kernel.write(read["kernel"])
