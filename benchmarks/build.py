@@ -67,7 +67,7 @@ def floor_parts(out: Path, scratch: Path) -> Path:
 
 
 def cold(definition: Path, scratch: Path) -> str:
-    """Everything fetched and converted into an empty cache, and again with the packages fetched but nothing converted."""
+    """Everything fetched and converted into an empty cache; and again with the packages at hand, but not converted."""
     full = timed(command(definition, scratch / "cold"), env={"IMAGEKIT_CACHE": str(scratch / "cache")})
     keep = {
         line.split(" ")[6] for line in definition.with_suffix(".lock").read_text().splitlines() if line.count(" ") == 8

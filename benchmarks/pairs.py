@@ -28,9 +28,10 @@ class Ratio:
         """One line for people."""
         pairs = sorted(a / b for a, b in zip(self.seconds, self.floor_seconds, strict=True))
         verdict = "within" if self.median <= self.limit else "OVER"
+        own, floor = (f"{statistics.median(s) * 1000:.0f} ms" for s in (self.seconds, self.floor_seconds))
         return (
-            f"{self.what}: {self.median:.2f} (of {self.limit:g}, {verdict}); pairs {pairs[0]:.2f} to {pairs[-1]:.2f}; "
-            f"median {statistics.median(self.seconds) * 1000:.0f} ms against {statistics.median(self.floor_seconds) * 1000:.0f} ms"
+            f"{self.what}: {self.median:.2f} (of {self.limit:g}, {verdict}); "
+            f"pairs {pairs[0]:.2f} to {pairs[-1]:.2f}; median {own} against {floor}"
         )
 
 

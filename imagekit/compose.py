@@ -48,7 +48,6 @@ def compose(
     try:
         tree = _from_packages(image, packages)
         tree = union((tree, _layout(), _kernel(image, packages, modules=modules, arch=arch, store=store)))
-        tree = union((tree, early.applets(tree) if KERNEL in tree else Tree()))  # only where no package has its own
         tree = union((tree, early.applets(tree))) if early.SHELL in tree else tree
         tree = tree.override(_accounts(image)).override(_identity(image)).override(_ca_bundle(tree))
         return _checked(tree.override(_own_files(image, folder, tree)).complete())
