@@ -20,6 +20,7 @@ from typing import TypeVar
 from urllib.parse import SplitResult, quote, unquote, urljoin, urlsplit
 
 from imagekit.errors import RigProblem
+from imagekit.package import Gone
 from imagekit.store import Store
 
 PIECE = 1 << 16
@@ -50,7 +51,7 @@ class Patience:
 PATIENCE = Patience()
 
 
-class Dropped(RigProblem):
+class Dropped(Gone):
     """The mirror no longer holds a file that is pinned."""
 
 
