@@ -95,14 +95,14 @@ def cmdline(written: bytes, board: Board, *, nonce: str = "", more: str = "") ->
 
     What stands after " -- " is for init (kernel-parameters.rst) and stays there.
     """
-    own, dashes, for_init = " ".join(written.decode("utf-8", "strict").split()).partition(" -- ")
+    own, dashes, for_init = " ".join(written.decode("utf-8", "surrogateescape").split()).partition(" -- ")
     machine = f"console={board.console} panic=-1"
     agent = arguments(board.channel, nonce) if nonce else ""
     whole = " ".join(filter(None, (own, machine, agent, more))) + dashes + for_init
-    if len(whole.encode()) >= MAX_CMDLINE or "\0" in whole:
+    if len(whole) >= MAX_CMDLINE or not whole.isascii() or not whole.isprintable():
         raise Problem(
-            f"the kernel's command line has {len(whole.encode())} bytes, and the kernel reads {MAX_CMDLINE - 1}",
-            "shorten the image's cmdline",
+            f"the kernel's command line has {len(whole)} characters, or one that is not ASCII",
+            f"the kernel reads {MAX_CMDLINE - 1}: shorten the image's cmdline",
         )
     return whole
 

@@ -14,7 +14,7 @@ from imagekit.errors import RigProblem
 DEADLINE = 10.0  # seconds for an answer: a stopped QEMU would never give one
 MAX_EVENTS = 200
 
-logging.getLogger("qemu.qmp").addHandler(logging.NullHandler())  # what it complains of is told as a Problem
+logging.getLogger("qemu.qmp").setLevel(logging.CRITICAL)  # what it complains of is told as a Problem
 
 
 class Monitor:
