@@ -10,6 +10,7 @@ import pytest
 from debian_mirror import Answer, Mirror, serving
 
 from imagekit.errors import RigProblem
+from imagekit.package import Gone
 from imagekit.sources import _fetch
 from imagekit.store import Store
 from imagekit.stores.directory import open_store
@@ -178,7 +179,7 @@ def test_a_bad_mirror_is_named_and_leaves_nothing(
         fetch(mirror, store, beat=beats.append)
     assert "pool/x+1_all.deb" in caught.value.message
     assert caught.value.hint
-    assert isinstance(caught.value, _fetch.Dropped) == ("dropped" in words)
+    assert isinstance(caught.value, Gone) == ("dropped" in words)
     assert len(mirror.requests) == asked
     assert kept(store) == []
     assert sum(beats) == 0
@@ -272,7 +273,7 @@ def test_a_proxy_of_the_environment_is_used(mirror: Mirror, monkeypatch: pytest.
 
 def test_names_are_quoted(mirror: Mirror, store: Store) -> None:
     path = "a b/?c#d\r\nX: y"
-    with closing(_fetch.Calls(HASTY).line()) as line, pytest.raises(_fetch.Dropped):
+    with closing(_fetch.Calls(HASTY).line()) as line, pytest.raises(Gone):
         _fetch.fetch(line, mirror.address, path, size=1, digest=DIGEST, store=store, beat=lambda _: None)
     assert mirror.requests == ["/a%20b/%3Fc%23d%0D%0AX%3A%20y"]
 

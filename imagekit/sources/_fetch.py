@@ -7,12 +7,14 @@ the host and never goes from https to http; no netrc.
 
 import http.client
 import ssl
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from hashlib import sha256
 from http import HTTPStatus
+from queue import SimpleQueue
 from socket import SHUT_RDWR, gaierror, socket
 from threading import Event, Timer
 from time import monotonic
@@ -23,6 +25,7 @@ from imagekit.errors import RigProblem
 from imagekit.package import Gone
 from imagekit.store import Store
 
+CONNECTIONS = 4  # with more, name resolution was seen to fail
 PIECE = 1 << 16
 MAX_REDIRECTS = 5
 REDIRECTS = (301, 302, 303, 307, 308)
@@ -30,6 +33,7 @@ AGAIN = (429, 500, 502, 503, 504)
 GONE = (404, 410)
 TRY_LATER = "try again, or name another mirror"
 Beat = Callable[[int], None]  # so many more bytes; fewer, when a try was for nothing
+_Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
 
@@ -49,10 +53,6 @@ class Patience:
 
 
 PATIENCE = Patience()
-
-
-class Dropped(Gone):
-    """The mirror no longer holds a file that is pinned."""
 
 
 class Missing(RigProblem):
@@ -82,6 +82,11 @@ class Calls:
         self.over.set()
         for line in self._lines:
             line.hang_up()
+
+    def close(self) -> None:
+        """Close every connection; nobody uses one any more."""
+        for line in self._lines:
+            line.close()
 
 
 class Line:
@@ -141,23 +146,53 @@ class Line:
         return self._connection, absolute + (url.path or "/")
 
 
+def each(work: Callable[[Line, _Item], _Result], items: Iterable[_Item]) -> list[_Result]:
+    """work(line, item) for every item, on a few connections at once; the first failure, or Ctrl-C, ends all of them."""
+    calls = Calls()
+    lines: SimpleQueue[Line] = SimpleQueue()
+    for _ in range(CONNECTIONS):
+        lines.put(calls.line())
+
+    def on_a_line(item: _Item) -> _Result:
+        line = lines.get()
+        try:
+            return work(line, item)
+        finally:
+            lines.put(line)
+
+    pool = ThreadPoolExecutor(CONNECTIONS)
+    try:
+        futures = [pool.submit(on_a_line, item) for item in items]
+        done, _ = wait(futures, return_when=FIRST_EXCEPTION)
+        failed = next((future for future in futures if future in done and future.exception()), None)
+        return [future.result() for future in ([failed] if failed else futures)]
+    except BaseException:
+        calls.end()
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
+        calls.close()
+
+
 def fetch(line: Line, address: str, path: str, *, size: int, digest: str, store: Store, beat: Beat) -> None:
-    """Bring the file of this size and sha256 into the store. Raises RigProblem; Dropped if the mirror lacks it."""
+    """Bring the file of this size and sha256 into the store. Raises RigProblem; Gone if the mirror lacks it."""
     url = f"{address}/{quote(path, safe='/+~')}"
     deadline = line.calls.patience.deadline(size)
     try:
         _tried(line, path, deadline, lambda: store.write(_pieces(line, url, size, deadline, beat, digest)))
     except Missing as missing:
-        raise Dropped(
+        raise Gone(
             f"{path}: the mirror has dropped this file",
             "`imagekit lock` would pin what the mirror holds now; an archive of old packages may still have this one",
         ) from missing
 
 
-def text(line: Line, url: str, limit: int) -> bytes:
-    """The bytes at `url`, at most `limit`, believed by nobody yet. Raises Missing when there are none."""
+def text(line: Line, url: str, limit: int, digest: str = "") -> bytes:
+    """The bytes at `url`, at most `limit`; with a sha256 just as many, and just those. Raises Missing for none."""
     deadline = line.calls.patience.deadline(limit)
-    return _tried(line, _shown(url), deadline, lambda: b"".join(_pieces(line, url, limit, deadline, lambda _: None)))
+    return _tried(
+        line, _shown(url), deadline, lambda: b"".join(_pieces(line, url, limit, deadline, lambda _: None, digest))
+    )
 
 
 def _tried(line: Line, what: str, deadline: float, attempt: Callable[[], _Result]) -> _Result:

@@ -1,0 +1,179 @@
+"""Packages of Debian: resolved like apt from signed metadata, fetched as pinned, converted once, scripts never run.
+
+A suite is taken with its updates and its security archive. Where the mirror is: imagekit/mirror.py.
+"""
+
+from collections.abc import Callable, Collection, Sequence
+from functools import cache
+from threading import Lock
+from typing import TYPE_CHECKING, NamedTuple
+
+from imagekit import arch as arches
+from imagekit import host, mirror
+from imagekit.errors import Problem
+from imagekit.package import Archive, Package, Pin, Progress, Request, Resolved, Source
+from imagekit.sources import _deb
+from imagekit.store import Store
+
+if TYPE_CHECKING:  # at run time only where they are used: a warm build asks nobody
+    from imagekit.sources._fetch import Line
+    from imagekit.sources._index import Candidate
+    from imagekit.sources._resolver import Universe
+
+ROLLING = ("sid", "unstable", "experimental")  # they have neither updates nor a security archive
+
+
+class Part(NamedTuple):
+    """One suite of an archive, and the suite of the request that it belongs to."""
+
+    suite: str
+    archive: str
+    name: str
+
+
+class Tally:
+    """How much of all that is needed has come, told to whoever shows it; threads take turns."""
+
+    def __init__(self, progress: Progress, size: int) -> None:
+        self._progress = progress
+        self._size = size
+        self._done = 0
+        self._lock = Lock()
+
+    def add(self, what: str, size: int) -> None:
+        """So many bytes more; fewer, when a try was for nothing."""
+        with self._lock:
+            self._done += size
+            self._progress(what, self._done, self._size)
+
+
+def resolve(requests: Sequence[Request], store: Store) -> list[Resolved]:
+    """What each request comes to, as its suite is now; the metadata is fetched and verified once for all of them."""
+    pairs = {(request.suite, arches.arch(request.arch).debian) for request in requests}
+    universes, archives = _metadata(sorted(pairs), store)
+    return [
+        Resolved(_pins(request, universes[request.suite, arches.arch(request.arch).debian]), archives[request.suite])
+        for request in requests
+    ]
+
+
+def packages(pins: Sequence[Pin], store: Store, progress: Progress) -> list[Package]:
+    """The packages of these pins; fetched and converted if the store lacks them, and no network is asked if not."""
+    found = {pin.sha256: _deb.load(pin.sha256, store) for pin in pins}
+    lacking = {pin.sha256: pin for pin in pins if found[pin.sha256] is None}
+    if lacking:
+        found |= _obtained(lacking.values(), store, progress)
+    return [_checked(found[pin.sha256], pin) for pin in pins]
+
+
+def _metadata(
+    pairs: Sequence[tuple[str, str]], store: Store
+) -> tuple[dict[tuple[str, str], "Universe"], dict[str, tuple[Archive, ...]]]:
+    """For each suite and architecture all its packages; for each suite the archives that say so."""
+    from imagekit.sources import _archive, _fetch
+    from imagekit.sources._resolver import Universe
+
+    place, keyring = mirror.find(), mirror.keyring()
+    parts = [part for suite in sorted({suite for suite, _ in pairs}) for part in _parts(suite)]
+    asked = _fetch.each(
+        lambda line, part: _archive.fetch_release(line, place, part.archive, part.name, keyring=keyring, store=store),
+        parts,
+    )
+    releases = dict(zip(parts, asked, strict=True))
+    jobs = [(part, arch) for suite, arch in pairs for part in _parts(suite)]
+    read = _fetch.each(lambda line, job: _archive.fetch_index(line, place, releases[job[0]], job[1], store=store), jobs)
+    indices = dict(zip(jobs, read, strict=True))
+    universes = {
+        (suite, arch): Universe([indices[part, arch] for part in _parts(suite)], suite) for suite, arch in pairs
+    }
+    return universes, {suite: tuple(releases[part].archive for part in _parts(suite)) for suite, _ in pairs}
+
+
+def _parts(suite: str) -> tuple[Part, ...]:
+    main = Part(suite, mirror.MAIN, suite)
+    if suite in ROLLING:
+        return (main,)
+    return main, Part(suite, mirror.MAIN, f"{suite}-updates"), Part(suite, mirror.SECURITY, f"{suite}-security")
+
+
+def _pins(request: Request, universe: "Universe") -> tuple[Pin, ...]:
+    """A pin for each package that is needed; one that is needed twice is a package first, then init."""
+    from imagekit.sources import _resolver
+
+    chosen = _resolver.solve(universe, request.packages, request.without)
+    pins = {name: _pin("package", choice.candidate) for name, choice in chosen.items()}
+    for name in request.init:
+        candidate = universe.candidate(name)
+        if candidate is None:
+            raise universe.no_such(name)
+        pins.setdefault(name, _pin("init", candidate))
+    if request.kernel:
+        kernel = _resolver.kernel(universe, request.kernel, arches.arch(request.arch).debian)
+        pins[kernel.name] = _pin("kernel", kernel)
+    return tuple(pins[name] for name in sorted(pins))
+
+
+def _pin(role: str, of: "Candidate") -> Pin:
+    return Pin(role, "debian", of.name, of.version, of.architecture, of.size, of.sha256, of.archive, of.path)
+
+
+def _obtained(lacking: Collection[Pin], store: Store, progress: Progress) -> dict[str, Package]:
+    """The packages of these pins by digest, each made once however many processes ask; the largest first."""
+    from imagekit.sources import _fetch
+
+    place = cache(mirror.find)  # asked for only if something must be fetched
+    tally = Tally(progress, sum(pin.size for pin in lacking))
+    locks = store.folder("locks")
+
+    def obtain(line: "Line", pin: Pin) -> Package:
+        with host.once(locks, f"debian-{pin.name.replace('/', '-')}"):
+            made = _deb.load(pin.sha256, store)
+            return made or _convert(_bytes(line, place, pin, store, tally), pin, store)
+
+    largest_first = sorted(lacking, key=lambda pin: -pin.size)
+    made = _fetch.each(obtain, largest_first)
+    return {pin.sha256: package for pin, package in zip(largest_first, made, strict=True)}
+
+
+def _bytes(line: "Line", place: Callable[[], mirror.Mirror], pin: Pin, store: Store, tally: Tally) -> bytes:
+    """The bytes of a pin, from the store if it has them, else from the mirror through the store."""
+    from imagekit.sources import _fetch
+
+    try:
+        data = store.read(pin.sha256)
+        tally.add(pin.name, pin.size)
+    except KeyError:
+        address = place().address(pin.archive)
+        _fetch.fetch(
+            line,
+            address,
+            pin.path,
+            size=pin.size,
+            digest=pin.sha256,
+            store=store,
+            beat=lambda n: tally.add(pin.name, n),
+        )
+        data = store.read(pin.sha256)
+    return data
+
+
+def _convert(data: bytes, pin: Pin, store: Store) -> Package:
+    try:
+        return _deb.convert(data, pin.sha256, store)
+    except Problem as problem:
+        raise type(problem)(f"{pin.name} {pin.version}: {problem.message}", problem.hint) from problem
+
+
+def _checked(package: Package | None, pin: Pin) -> Package:
+    """The package, if it is what its pin calls it."""
+    assert package is not None
+    if (package.name, package.version, package.architecture) != (pin.name, pin.version, pin.architecture):
+        raise Problem(
+            f"the lock calls {package.name} {package.version} {package.architecture} by another name: "
+            f"{pin.name} {pin.version} {pin.architecture}",
+            "write the lock again with `imagekit lock`",
+        )
+    return package
+
+
+SOURCE = Source(resolve=resolve, packages=packages)
