@@ -8,6 +8,7 @@ loader starts the program.
 
 import os
 import re
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -29,16 +30,8 @@ MODES = ("auto", "host", "tree")
 SUITE = "trixie"  # its QEMU 10 knows machines that Debian 12's 7.2 lacks; its erofs-utils and e2fsprogs read tar
 LOCKS = Path(__file__).parent / "tools"
 FORM = "1"  # raise it when what is unpacked changes: other trees, other names
-ABSENT = (
-    "adduser",
-    "passwd",
-    "debconf",
-    "perl-base",
-    "python3",
-    "init-system-helpers",
-    "systemd",
-)  # for install scripts
-SKIPPED = re.compile(r"/usr/share/(doc|man|locale|info|lintian|bug|bash-completion|icons|applications)/|/gconv/")
+ABSENT = ("adduser", "passwd", "debconf", "perl-base", "python3", "systemd")  # wanted by install scripts, never run
+SKIPPED = re.compile(r"/usr/share/(doc|man|locale|info|lintian|bug|icons|applications)(/|$)|/gconv(/|$)")
 NOTE = "tools"
 Say = Callable[[str], None]
 
@@ -170,13 +163,14 @@ def on_host(name: str, store: Store) -> tuple[Found | None, str]:
         return None, f"no {name}"
     version = _host_version(path, tool, store)
     if _numbers(version) < tool.minimum:
-        return None, f"{name} {version or 'of unknown version'}, older than {_dotted(tool.minimum)}"
+        return None, f"{name} {version or 'of unknown version'}, older than {'.'.join(map(str, tool.minimum))}"
     return Found("host", version, path, (str(path),)), f"{name} {version}"
 
 
-def is_fetched(group: str, store: Store) -> bool:
-    """Whether a group's tree lies in the cache."""
-    return _present(group, store) is not None
+def fetched(group: str, store: Store) -> str:
+    """Which of a group's packages lie in the cache as a tree: "pinned", "newer" ones, or none, ""."""
+    present = _present(group, store)
+    return "" if present is None else "pinned" if present.name == digest(group, _pins(group)) else "newer"
 
 
 def size(group: str) -> int:
@@ -195,7 +189,7 @@ def write_locks(store: Store, say: Say = quiet) -> None:
         archives = sorted({archive for answer in resolved for archive in answer.archives})
         pins = {group: answer.pins for group, answer in zip(GROUPS, resolved, strict=True)}
         written = lock.Lock(table_digest(), tuple(archives), pins)
-        _lock_path(arch).write_text(written.text(), encoding="utf-8")
+        (LOCKS / f"{arch.name}.lock").write_text(written.text(), encoding="utf-8")
         _pinned.cache_clear()
 
 
@@ -250,10 +244,6 @@ def _version(done: host.Done) -> str:
 
 def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(number) for number in version.split(".") if number)
-
-
-def _dotted(numbers: Sequence[int]) -> str:
-    return ".".join(map(str, numbers))
 
 
 # --- entering the tree ----------------------------------------------------------------------------------------------
@@ -328,12 +318,19 @@ def _make(group: str, store: Store, say: Say, progress: Progress) -> Path:
     try:
         return _unpacked(group, pins, store, say, progress)
     except Gone as gone:
-        say(f"WARNING: {gone.message}")
-        say(f"WARNING: the pinned tools are gone; taking the newest of {SUITE} instead, as signed by its archive")
+        _loud(f"WARNING: {gone.message}", say)
+        _loud(f"WARNING: taking the newest tools of {SUITE} instead, as signed by its archive", say)
     newer = _source().resolve([_request(group, host_arch())], store)[0].pins
     tree = _unpacked(group, newer, store, say, progress)
     store.remember(NOTE, f"replaced-{digest(group, pins)}", tree.name.encode())
     return tree
+
+
+def _loud(line: str, say: Say) -> None:
+    """A line that stays: on a terminal the next one takes the place of the last."""
+    say(line)
+    if sys.stderr.isatty():
+        print(file=sys.stderr)
 
 
 def _unpacked(group: str, pins: Sequence[Pin], store: Store, say: Say, progress: Progress) -> Path:
@@ -389,12 +386,8 @@ def _request(group: str, arch: Arch) -> Request:
     return Request(GROUPS[group].packages, kernel="", init=(), without=ABSENT, suite=SUITE, arch=arch.name)
 
 
-def _lock_path(arch: Arch) -> Path:
-    return LOCKS / f"{arch.name}.lock"
-
-
 def _pins(group: str) -> tuple[Pin, ...]:
-    return _pinned(_lock_path(host_arch()))[group]
+    return _pinned(LOCKS / f"{host_arch().name}.lock")[group]
 
 
 @cache
