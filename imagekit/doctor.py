@@ -38,7 +38,10 @@ def examine(store: Store, *, say: Say = toolbox.quiet) -> list[Line]:
     lines: list[Line] = []
     for look in (python, virtual_environment, mirror_line, keyring, cache, namespaces, tools, kvm, key):
         say(f"looking at {look.__name__.replace('_', ' ')}")
-        lines += look(store)
+        try:
+            lines += look(store)
+        except Problem as problem:
+            lines.append(Line(look.__name__, "bad", problem.message, problem.hint))
     return lines
 
 
