@@ -72,7 +72,7 @@ TOOLS = {  # the lowest version that imagekit was tried with, or the first that 
     "swtpm": Tool("swtpm", "/usr/bin/swtpm", (0, 7)),
     "mcopy": Tool("fat", "/usr/bin/mcopy", (4, 0, 30)),
     "mkfs.fat": Tool("fat", "/usr/sbin/mkfs.fat", (4, 2), "--help"),  # --invariant
-    "fsck.fat": Tool("fat", "/usr/sbin/fsck.fat", (4, 2), "--help"),
+    "fsck.fat": Tool("fat", "/usr/sbin/fsck.fat", (4, 2), "/nowhere"),  # it tells its version before it fails
     "mke2fs": Tool("ext4", "/usr/sbin/mke2fs", (1, 47, 1), "-V"),  # -d takes a tar
     "e2fsck": Tool("ext4", "/usr/sbin/e2fsck", (1, 47), "-V"),
     "debugfs": Tool("ext4", "/usr/sbin/debugfs", (1, 47), "-V"),
