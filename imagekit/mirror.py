@@ -8,8 +8,9 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from imagekit import options
 from imagekit.errors import Problem, RigProblem
 
 VARIABLE = "IMAGEKIT_MIRROR"
@@ -33,7 +34,7 @@ class Mirror:
 
     main: str
     security: str
-    origin: str  # "the option --mirror", "/etc/apt/sources.list", ...
+    origin: str  # "option", "IMAGEKIT_MIRROR", or the path of a file
 
     def address(self, archive: str) -> str:
         """The address that paths of an archive are relative to; raises Problem for an archive that is not Debian's."""
@@ -57,21 +58,14 @@ class Entry(NamedTuple):
 
 def find(option: str = "", *, start: Path | None = None, apt: Path = Path("/etc/apt")) -> Mirror:
     """The mirror to use; raises RigProblem that names the four ways to give one when there is none."""
-    if option:
-        return _given(option, "the option --mirror")
-    if os.environ.get(VARIABLE):
-        return _given(os.environ[VARIABLE], f"the variable {VARIABLE}")
-    settings, file = _settings(start)
-    if "mirror" in settings:
-        return _given(settings["mirror"], str(file))
-    return _of_apt(apt)
+    written, origin = options.origin("mirror", option or None, folder=start)
+    return _given(written, origin) if written else _of_apt(apt)
 
 
 def keyring(option: str = "", *, start: Path | None = None) -> Path:
     """The key ring that archives are verified against: the one shipped here, "host" for the host's, or a file."""
-    settings, _ = _settings(start)
-    named = option or os.environ.get(KEYRING_VARIABLE) or settings.get("keyring", "")
-    if not isinstance(named, str):
+    named = options.lookup("keyring", option or None, folder=start)
+    if named is not None and not isinstance(named, str):
         raise Problem(f"keyring is {named!r}, not a path", 'write keyring = "host", or the path of a file')
     return HOST_KEYRING if named == "host" else Path(named) if named else SHIPPED
 
@@ -88,7 +82,9 @@ def _given(written: object, origin: str) -> Mirror:
     """A mirror in the words of a user: one address, or two where the security archive lies elsewhere."""
     words = written.split() if isinstance(written, str) else []
     if len(words) not in (1, 2) or not all(map(_is_address, words)):
-        raise Problem(f"{origin} is {written!r}, which is no mirror", "give http://HOST/PATH or https://HOST/PATH")
+        raise Problem(
+            f"mirror (from {origin}) is {written!r}, which is no mirror", "give http://HOST/PATH or https://HOST/PATH"
+        )
     main, *security = (word.rstrip("/") for word in words)
     return Mirror(main, security[0] if security else f"{main}-security", origin)
 
@@ -161,18 +157,3 @@ def _stanzas(text: str) -> Iterator[Mapping[str, str]]:
             field, _, value = line.partition(":")
             field = field.lower()
             stanza[field] = value.strip()
-
-
-def _settings(start: Path | None) -> tuple[Mapping[str, Any], Path | None]:
-    """[tool.imagekit] of the nearest pyproject.toml from `start` upwards, and that file."""
-    here = (start or Path()).absolute()
-    file = next((path for folder in (here, *here.parents) if (path := folder / "pyproject.toml").is_file()), None)
-    if file is None:
-        return {}, None
-    from tomllib import TOMLDecodeError, loads
-
-    try:
-        settings = loads(file.read_text(encoding="utf-8")).get("tool", {}).get("imagekit", {})
-    except (OSError, UnicodeDecodeError, TOMLDecodeError) as error:
-        raise Problem(f"cannot read {file}: {error}") from error
-    return (settings if isinstance(settings, dict) else {}), file

@@ -133,12 +133,15 @@ def test_what_is_no_mirror_is_refused(written: str) -> None:
 
 
 def test_a_broken_project_file_is_named(tmp_path: Path) -> None:
-    (tmp_path / "pyproject.toml").write_text("[tool\n")
-    with pytest.raises(Problem, match=r"pyproject\.toml"):
-        mirror.find(start=tmp_path)
-    (tmp_path / "pyproject.toml").write_text("[tool.imagekit]\nmirror = 5\n")
-    with pytest.raises(Problem, match="no mirror"):
-        mirror.find(start=tmp_path)
+    for name, text, words in (
+        ("a", "[tool.imagekit]\nmirror =", "cannot read"),
+        ("b", "[tool.imagekit]\nmirror = 5\n", "no mirror"),
+    ):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "pyproject.toml").write_text(text)
+        with pytest.raises(Problem, match=words) as caught:
+            mirror.find(start=tmp_path / name)
+        assert "pyproject.toml" in caught.value.message
 
 
 def test_an_archive_that_is_not_debians(tmp_path: Path) -> None:
@@ -151,8 +154,9 @@ def test_the_key_ring_is_the_shipped_one_unless_another_is_named(
 ) -> None:
     assert mirror.keyring() == mirror.SHIPPED
     assert mirror.SHIPPED.is_file()
-    (tmp_path / "pyproject.toml").write_text('[tool.imagekit]\nkeyring = "host"\n')
-    assert mirror.keyring() == mirror.HOST_KEYRING
+    (tmp_path / "project").mkdir()
+    (tmp_path / "project/pyproject.toml").write_text('[tool.imagekit]\nkeyring = "host"\n')
+    assert mirror.keyring(start=tmp_path / "project") == mirror.HOST_KEYRING
     monkeypatch.setenv(mirror.KEYRING_VARIABLE, "/some/ring.gpg")
     assert mirror.keyring() == Path("/some/ring.gpg")
     assert mirror.keyring("host") == mirror.HOST_KEYRING
