@@ -17,14 +17,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 from imagekit import host, lock, plugs
-from imagekit.arch import Arch
+from imagekit.arch import ARCHES, Arch
 from imagekit.arch import host as host_arch
 from imagekit.disk import folder
 from imagekit.errors import Defect, Problem, RigProblem, unknown
 from imagekit.namespace import SHARED
 from imagekit.package import Gone, Package, Pin, Progress, Request, Source
 from imagekit.store import Store
-from imagekit.tree import Entry, directory, union
+from imagekit.tree import Entry, Slice, directory, union
 
 MODES = ("auto", "host", "tree")
 SUITE = "trixie"  # its QEMU 10 knows machines that Debian 12's 7.2 lacks; its erofs-utils and e2fsprogs read tar
@@ -168,9 +168,9 @@ def on_host(name: str, store: Store) -> tuple[Found | None, str]:
 
 
 def fetched(group: str, store: Store) -> str:
-    """Which of a group's packages lie in the cache as a tree: "pinned", "newer" ones, or none, ""."""
+    """Which of a group's packages lie in the cache as a tree: "pinned" or "newer" ones, or "", none."""
     present = _present(group, store)
-    return "" if present is None else "pinned" if present.name == digest(group, _pins(group)) else "newer"
+    return (present and ("pinned" if present.name == digest(group, _pins(group)) else "newer")) or ""
 
 
 def size(group: str) -> int:
@@ -180,8 +180,6 @@ def size(group: str) -> int:
 
 def write_locks(store: Store, say: Say = quiet) -> None:
     """Pin the newest packages of every group, for every architecture that imagekit runs on."""
-    from imagekit.arch import ARCHES
-
     LOCKS.mkdir(exist_ok=True)
     for arch in ARCHES.values():
         say(f"tools: resolving for {arch.name}")
@@ -251,7 +249,8 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 def _entered(name: str, tree: Path, path: Path, store: Store) -> Found:
     """How a program of the tree starts here: tried once per boot, user and tree, because asking the kernel lies."""
-    key = sha256(repr((_boot_id(), os.getuid(), str(path))).encode()).hexdigest()
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text()
+    key = sha256(repr((boot, os.getuid(), str(path))).encode()).hexdigest()
     known = store.recall(NOTE, f"entry-{key}")
     if known is None:
         known = " ".join(_try_entry(name, tree, path)).encode()
@@ -286,11 +285,6 @@ def loader(name: str, tree: Path) -> tuple[str, ...]:
     folders = ("qemu", "seabios", "qemu-efi-aarch64") if name.startswith("qemu-system-") else ()
     data = [word for folder in folders for word in ("-L", f"{tree}/usr/share/{folder}")]
     return (str(host.look_up("env")), modules, *start, *data)
-
-
-@cache
-def _boot_id() -> str:
-    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
 # --- making the tree ------------------------------------------------------------------------------------------------
@@ -346,6 +340,8 @@ def _unpacked(group: str, pins: Sequence[Pin], store: Store, say: Say, progress:
         folder.write(_wanted(group, packages), draft)
         os.sync()  # a power cut after the rename must not leave a program with holes
         draft.rename(final)
+        if GROUPS[group].kept:
+            _forget(packages)
     except OSError as error:
         raise RigProblem(
             f"cannot unpack the tools to {draft}: {error.strerror}", "make room, or set IMAGEKIT_CACHE"
@@ -353,6 +349,12 @@ def _unpacked(group: str, pins: Sequence[Pin], store: Store, say: Say, progress:
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return final
+
+
+def _forget(packages: Sequence[Package]) -> None:
+    """Drop the converted bytes of firmware packages: 400 MB, of which we unpacked four, and no image holds them."""
+    for place in {e.content.path for p in packages for e in p.tree.values() if isinstance(e.content, Slice)}:
+        Path(place).unlink(missing_ok=True)
 
 
 def digest(group: str, pins: Sequence[Pin]) -> str:
@@ -372,9 +374,6 @@ def _wanted(group: str, packages: Sequence[Package]) -> Iterator[tuple[str, Entr
     for path in (*(f"/usr/{name}" for name in SHARED), *links_last):
         entry = whole.get(path, directory())
         yield path, entry._replace(mode=0o755 if entry.mode & 0o111 else 0o644)  # no set-id bits
-
-
-# --- the pins -------------------------------------------------------------------------------------------------------
 
 
 def _source() -> Source:

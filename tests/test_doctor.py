@@ -43,7 +43,7 @@ def test_everything_has_a_state_and_what_is_not_well_a_mend(store):
 
 
 def test_a_finding_that_fails_is_a_finding(store, monkeypatch):
-    def broken(*_):
+    def broken(*_, **__):
         raise Problem("no such thing", "mend it")
 
     monkeypatch.setattr(host, "run", broken)
@@ -72,7 +72,7 @@ def test_virtual_environment(store, monkeypatch, in_one, ensurepip, state, words
 
 def test_mirror(store, monkeypatch):
     monkeypatch.setenv(mirror.VARIABLE, "http://mirror.invalid/debian")
-    assert only(doctor.mirror_line(store))[1:3] == ("ok", "http://mirror.invalid/debian (the variable IMAGEKIT_MIRROR)")
+    assert only(doctor.mirror_line(store))[1:3] == ("ok", "http://mirror.invalid/debian (IMAGEKIT_MIRROR)")
     monkeypatch.setenv(mirror.VARIABLE, "nonsense")
     line = only(doctor.mirror_line(store))
     assert (line.state, line.mend) == ("bad", "give http://HOST/PATH or https://HOST/PATH")
