@@ -7,13 +7,13 @@ readers see otherwise. What a tar of ours never holds is refused, not guessed at
 import re
 from collections.abc import Iterable, Iterator
 
-from imagekit.disk.tar import END, TYPES
 from imagekit.errors import Problem
 from imagekit.tree import Entry
 
 BLOCK = 512
+END = 2 * BLOCK  # zeros
 MAX_RECORDS = 1 << 20  # bytes of PAX records of one member
-KINDS = {flag: kind for kind, flag in TYPES.items()}
+KINDS = {b"0": "file", b"1": "hardlink", b"2": "symlink", b"3": "char", b"4": "block", b"5": "dir", b"6": "fifo"}
 _NUMBER = re.compile(rb"([0-7]+)[ \0]*\Z")
 
 
@@ -54,7 +54,7 @@ def members(pieces: Iterable[bytes]) -> Iterator[tuple[str, Entry]]:
             records = {}
     if records:
         raise Problem("a PAX header belongs to no member")
-    if stream.read(len(END) - BLOCK).strip(b"\0") or not stream.is_at_end():
+    if stream.read(END - BLOCK).strip(b"\0") or not stream.is_at_end():
         raise Problem("something follows the end of the archive")
 
 
