@@ -54,6 +54,7 @@ def real_tools():
         ("x86_64-freestanding-none", _kvm.X86_64_SOURCE, _kvm.X86_64, "0x7c00"),
         ("aarch64-freestanding-none", _kvm.AARCH64_SOURCE, _kvm.AARCH64, "0x0"),
     ],
+    ids=["x86_64", "aarch64"],
 )
 def test_bytes_are_the_sources(tmp_path, target, source, code, address):
     (tmp_path / "probe.s").write_text(source)
@@ -134,6 +135,16 @@ def test_the_guest_itself_runs(arch, real_tools):
     name = f"qemu-system-{arch}"
     tools = real_tools(name)
     assert _kvm.boots(_kvm.GUESTS[arch], name, tools, accelerator="tcg", cpu="max") == (True, "a probe guest ran")
+
+
+def test_the_guest_runs_by_the_trees_loader(arch):
+    """As where user namespaces are forbidden: without QEMU_MODULE_DIR and -L, QEMU would not find its own files."""
+    name = f"qemu-system-{arch}"
+    tools = toolbox.tools(name, mode="tree", store=open_store())
+    found = tools.found[name]
+    tree = found.path.parents[2]
+    alone = toolbox.Tools({name: found._replace(origin="loader", prefix=toolbox.loader(name, tree), usr=None)})
+    assert _kvm.boots(_kvm.GUESTS[arch], name, alone, accelerator="tcg", cpu="max") == (True, "a probe guest ran")
 
 
 def test_this_machine(tmp_path, real_tools):
