@@ -153,6 +153,17 @@ def environment() -> dict[str, str]:
     return {"PATH": path, "LC_ALL": "C.UTF-8", "TZ": "UTC", **inherited}
 
 
+def powers() -> tuple[str, ...]:
+    """What decides what the kernel lets us do: this boot, this user, and what a container's engine took away.
+
+    A cache may be shared between a machine and its containers, which have the same boot id and the same user id.
+    """
+    status = Path("/proc/self/status").read_text().splitlines()
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    own = [line for line in status if line.startswith(("Uid:", "CapEff:", "CapBnd:", "Seccomp:", "NoNewPrivs:"))]
+    return (boot, str(Path("/proc/self/ns/user").readlink()), *own)
+
+
 def printable(data: bytes) -> str:
     """A program's words as text that cannot steer a terminal."""
     text = data.decode("utf-8", "backslashreplace")

@@ -248,9 +248,8 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 
 def _entered(name: str, tree: Path, path: Path, store: Store) -> Found:
-    """How a program of the tree starts here: tried once per boot, user and tree, because asking the kernel lies."""
-    boot = Path("/proc/sys/kernel/random/boot_id").read_text()
-    key = sha256(repr((boot, os.getuid(), str(path))).encode()).hexdigest()
+    """How a program of the tree starts here: tried once per boot and powers, because asking the kernel lies."""
+    key = sha256(repr((host.powers(), str(path))).encode()).hexdigest()
     known = store.recall(NOTE, f"entry-{key}")
     if known is None:
         known = " ".join(_try_entry(name, tree, path)).encode()

@@ -206,6 +206,16 @@ def root() -> Path:
     return Path(host.__file__).parents[1]
 
 
+def test_powers_stay_the_same_and_tell_a_lesser_process(tmp_path):
+    if not host.look_up("setpriv"):
+        pytest.skip("needs setpriv of util-linux")
+    script = tmp_path / "powers.py"
+    script.write_text("from imagekit import host; print(host.powers())")
+    env = {"PYTHONPATH": str(root())}
+    assert host.run([sys.executable, script], env=env).text == str(host.powers())
+    assert host.run(["setpriv", "--no-new-privs", sys.executable, script], env=env).text != str(host.powers())
+
+
 def test_zombie_counts_as_gone():
     process = subprocess.Popen(["true"])
     os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)

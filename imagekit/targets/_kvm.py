@@ -120,8 +120,7 @@ def probe(store: Store, tools: Tools) -> Probe:
     if arch not in GUESTS:
         return Probe(False, f"present, but no probe guest is known for {arch}")
     name = f"qemu-system-{ARCHES[arch].qemu}"
-    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    key = sha256(repr((boot, os.getuid(), tools.origin(name), tools.version(name))).encode()).hexdigest()
+    key = sha256(repr((host.powers(), tools.origin(name), tools.version(name))).encode()).hexdigest()
     known = store.recall(NOTE, key)
     if known is None:
         known = json.dumps(boots(GUESTS[arch], name, tools, accelerator="kvm", cpu="host")).encode()
