@@ -6,7 +6,7 @@ losing one costs time, never correctness.
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 
@@ -22,3 +22,27 @@ class Store:
     recall: Callable[[str, str], bytes | None]  # (kind, key) -> note
     remember: Callable[[str, str, bytes], None]  # (kind, key, note)
     folder: Callable[[str], Path]  # a private folder of the same cache, for what is no object: trees, locks, templates
+
+
+def forgetful(store: Store, folder: Path, *, keep: Callable[[str], bool]) -> Store:
+    """The same objects with folders of their own and a memory of only those kinds of notes that `keep` accepts.
+
+    What is built with it is derived anew, which is how a rebuild is compared with what is kept.
+    """
+    notes: dict[tuple[str, str], bytes] = {}
+
+    def recall(kind: str, key: str) -> bytes | None:
+        return store.recall(kind, key) if keep(kind) else notes.get((kind, key))
+
+    def remember(kind: str, key: str, note: bytes) -> None:
+        if keep(kind):
+            store.remember(kind, key, note)
+        else:
+            notes[kind, key] = note
+
+    def own(name: str) -> Path:
+        made = folder / name
+        made.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return made
+
+    return replace(store, recall=recall, remember=remember, folder=own)

@@ -10,14 +10,14 @@ import pytest
 HOME = Path(__file__).parent.parent
 FLOORS = (  # a module imports only from lines above its own; a folder stands for every file in it
     "errors namespace",
-    "arch host plugs key tree store stamp options",
+    "arch host plugs key tree store stamp options progress",
     "package guest tpm disk/ channel mirror",
     "image artifact lock",
     "sources/ stores/ early definition",
     "compose formats/ toolbox",
     "targets/ checks/",
-    "build report matrix scheduler checks/standard",  # the ready-made tests are made of the other checks
-    "cli plugin",
+    "build report matrix usage doctor checks/standard",  # the ready-made tests are made of the other checks
+    "cli plugin fixtures scheduler",
 )
 PLUGS = ("sources", "stores", "formats", "targets")
 PACKAGE_ITSELF = 4  # imagekit/__init__.py looks up names of errors and image: it stands just below floor 3
@@ -30,6 +30,7 @@ WRAPPED = {  # each heavy dependency is known to these files alone
     "pysequoia": ("sources/_*",),
     "zstandard": ("sources/_*", "formats/*", "disk/*"),
 }
+PARTS = {"plugin": ("fixtures", "scheduler")}  # what a module was split into; nobody else may import them
 DEFINITIONS_MAY = ("imagekit", "imagekit.checks", "pytest")
 
 
@@ -97,6 +98,8 @@ def _fault_of_own(module: str, name: str) -> str:
         return ""  # a folder's files share its private ones
     if folder in PLUGS and module.partition("/")[0] in PLUGS:
         return f"a plug imports the plug {name}"
+    if any(target in parts for parts in PARTS.values()):
+        return "" if target in PARTS.get(module, ()) else f"{name} is a part of another module"
     own, other = floor_of(module), floor_of(target)
     if own is None or other is None:
         return f"{name}: {module if own is None else target} has no floor"
@@ -164,6 +167,7 @@ BAD = (
     ("targets/qemu_x86_64", "from qemu.qmp import QMPClient", "is imported outside of targets/_qemu*"),
     ("artifact", "from nacl.signing import VerifyKey", "is imported outside of key"),
     ("cli", "import requests", "1: requests is no dependency of the project"),
+    ("cli", "from imagekit import fixtures", "1: imagekit.fixtures is a part of another module"),
     ("new_noun", "from imagekit.tree import Tree", "new_noun has no floor"),
 )
 GOOD = (

@@ -1,0 +1,146 @@
+"""What a test may ask for. Which of these it names decides how far its image is built.
+
+Plain functions whose parameters are each other's names; plugin.py makes pytest's fixtures of them, and a module or a
+conftest.py may override any. `request` is pytest's; the names with an underscore are filled in by the matrix.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+if TYPE_CHECKING:  # at run time when a fixture is first asked for: this file is loaded in every run of pytest
+    from imagekit.artifact import Artifact
+    from imagekit.guest import Guest, Rig
+    from imagekit.image import Image
+    from imagekit.key import Key
+    from imagekit.lock import Lock
+    from imagekit.store import Store
+    from imagekit.tree import Tree
+
+SCOPES: dict[str, Literal["session", "module"]] = {
+    **dict.fromkeys(("key", "store"), "session"),
+    **dict.fromkeys(("image", "lock", "arch", "tree", "artifact", "rebuilt", "sandbox", "guest", "rig"), "module"),
+}
+
+
+class Bench(NamedTuple):
+    """What the fixtures of one process share."""
+
+    option: Callable[[str, Any], Any]  # (name, default) -> value
+    say: Callable[[str], None]
+    facts: dict[tuple[Path, str, str, str], dict[str, Any]]  # (definition, arch, format, target) -> measured
+
+
+def image(request: Any) -> Image:
+    """The image that the module defines, a value."""
+    from imagekit.errors import Problem
+    from imagekit.image import Image
+
+    found = getattr(request.module, "image", None)
+    if not isinstance(found, Image):
+        raise Problem(f"{request.path} defines no image", "write `image = Image(...)`, or override the fixture `image`")
+    return found
+
+
+def lock(request: Any, image: Image) -> Lock:
+    """What the image is pinned to, read from beside its definition; a lock that is behind is a Problem."""
+    from imagekit import build
+
+    found = build.read_lock(request.path)
+    build.check_lock(image, found)
+    return found
+
+
+def arch(_imagekit_arch: str) -> str:
+    """The architecture under test."""
+    return _imagekit_arch
+
+
+def tree(request: Any, image: Image, lock: Lock, arch: str, store: Store, _imagekit: Bench) -> Tree:
+    """The composed file system: `"/usr/bin/dpkg" not in tree`."""
+    from imagekit import build
+
+    return build.tree(image, folder=request.path.parent, lock=lock, arch=arch, store=store, say=_imagekit.say)
+
+
+def artifact(
+    request: Any, image: Image, lock: Lock, arch: str, _imagekit_format: str, key: Key, store: Store, _imagekit: Bench
+) -> Artifact:
+    """The image written in a format, signed and kept: made once per digest, whichever worker asks first."""
+    from imagekit import report
+
+    made = _built(request, image, lock, arch, _imagekit_format, key, store, _imagekit)
+    _imagekit.facts[request.path, arch, _imagekit_format, ""] = report.of_artifact(made, image)
+    return made
+
+
+def rebuilt(
+    request: Any, image: Image, lock: Lock, arch: str, _imagekit_format: str, key: Key, store: Store, _imagekit: Bench
+) -> Iterator[Artifact]:
+    """The artifact made once more, with nothing remembered but the packages."""
+    from tempfile import TemporaryDirectory
+
+    from imagekit import plugs
+    from imagekit.store import forgetful
+
+    with TemporaryDirectory(dir=store.folder("rebuilt")) as place:
+        fresh = forgetful(store, Path(place), keep=lambda kind: kind.startswith(plugs.names("sources")))
+        yield _built(request, image, lock, arch, _imagekit_format, key, fresh, _imagekit)
+
+
+def _built(
+    request: Any, image: Image, lock: Lock, arch: str, format: str, key: Key, store: Store, bench: Bench
+) -> Artifact:
+    from imagekit import build
+
+    folder = request.path.parent
+    return build.artifact(
+        image, folder=folder, lock=lock, arch=arch, format=format, key=key, store=store, say=bench.say
+    )
+
+
+def guest(
+    request: Any, image: Image, artifact: Artifact, _imagekit_target: str, key: Key, rig: Rig, store: Store,
+    _imagekit: Bench,
+) -> Iterator[Guest]:  # fmt: skip
+    """The image booted and ready: one machine per module."""
+    from imagekit import plugs, report
+
+    target = plugs.load("targets", _imagekit_target)
+    with artifact.opened(key) as opened, target.start(opened, rig=rig, store=store) as started:
+        place = request.path, artifact.arch, artifact.format, _imagekit_target
+        _imagekit.facts[place] = report.of_guest(started, image)
+        yield started
+
+
+def sandbox(artifact: Artifact, _imagekit_sandbox: str, key: Key, rig: Rig, store: Store) -> Iterator[Guest]:
+    """The tree in a namespace: milliseconds, no kernel, no services."""
+    from imagekit import plugs
+
+    target = plugs.load("targets", _imagekit_sandbox)
+    with artifact.opened(key) as opened, target.start(opened, rig=rig, store=store) as started:
+        yield started
+
+
+def rig(_imagekit: Bench) -> Rig:
+    """How machines are started: where their tools come from, the accelerator, the memory."""
+    from imagekit.guest import Rig
+
+    tools, accelerator = _imagekit.option("tools", "auto"), _imagekit.option("accel", "auto")
+    return Rig(tools=tools, accelerator=accelerator, say=_imagekit.say)
+
+
+def key(_imagekit: Bench) -> Key:
+    """The key that signs and verifies: --key, else your own."""
+    from imagekit import key
+
+    return key.read(Path(_imagekit.option("key", key.default_path())))
+
+
+def store() -> Store:
+    """Where packages and artifacts are kept."""
+    from imagekit.stores.directory import open_store
+
+    return open_store()

@@ -1,0 +1,118 @@
+"""The matrix: which machines an image offers, and which of them were asked for.
+
+arch x format x target, where a target starts the architecture and the format's kind. A test needs a part of that
+chain: a tree has an architecture, an artifact a format as well, a machine also a target.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from functools import cache
+from typing import Any, NamedTuple
+
+from imagekit import plugs
+from imagekit.arch import ARCHES
+from imagekit.errors import unknown
+from imagekit.image import Image
+
+
+class Point(NamedTuple):
+    """A place in the matrix; what a test does not need is empty."""
+
+    arch: str = ""
+    format: str = ""
+    target: str = ""
+
+
+NOWHERE = Point("-", "-", "-")  # for a test of what its image does not offer: no selection admits it
+
+
+class Placed(NamedTuple):
+    """A test and where it stands."""
+
+    item: Any
+    file: object
+    image: Image | None  # None for a test of something else, which is never deselected
+    point: Point
+
+
+class Selection(NamedTuple):
+    """What was asked for; an empty tuple stands for everything."""
+
+    arch: tuple[str, ...] = ()
+    format: tuple[str, ...] = ()
+    target: tuple[str, ...] = ()
+
+    def admits(self, point: Point, chain: Iterable[Point]) -> bool:
+        """Whether a chain that was asked for leads through the point."""
+        return any(self._names(full) and leads_through(full, point) for full in chain)
+
+    def _names(self, full: Point) -> bool:
+        return all(not asked or name in asked for asked, name in zip(self, full, strict=True))
+
+
+def known(dimension: str) -> Sequence[str]:
+    """The names of a dimension ("arch", "format" or "target")."""
+    return tuple(ARCHES) if dimension == "arch" else plugs.names(f"{dimension}s")
+
+
+def check(dimension: str, given: str | Sequence[str]) -> tuple[str, ...]:
+    """The names in a list, or in words of a variable; raises a Problem that lists the known ones for any other."""
+    names = re.split(r"[\s,]+", given.strip()) if isinstance(given, str) else given
+    for name in names:
+        if name not in known(dimension):
+            raise unknown(dimension, str(name), known(dimension))
+    return tuple(names)
+
+
+def offered(image: Image) -> tuple[Point, ...]:
+    """Every full chain of an image; the target is empty where no machine starts the format on the architecture."""
+    return _offered(image.arches, image.formats)
+
+
+def places(image: Image, *, depth: int, boots: bool = True) -> list[Point]:
+    """Where a test runs that needs a tree (depth 1), an artifact (2), or a machine (3) that boots or does not."""
+    chains = offered(image)
+    if depth == 3:
+        chains = tuple(full for full in chains if full.target and plugs.load("targets", full.target).boots == boots)
+    return list(dict.fromkeys(Point(*full[:depth]) for full in chains))
+
+
+def arranged(tests: Sequence[Placed], chosen: Selection) -> tuple[list[Any], list[Any]]:
+    """The items that were asked for, in an order that starts every machine once, and those that were not."""
+    files = {test.file: place for place, test in reversed(list(enumerate(tests)))}
+    kept: list[tuple[tuple[int, ...], Any]] = []
+    left = []
+    for test in tests:
+        chain = offered(test.image) if test.image else ()
+        if test.image and not chosen.admits(test.point, chain):
+            left.append(test.item)
+        else:
+            kept.append(((files[test.file], *rank(test.point, chain)), test.item))
+    return [item for _, item in sorted(kept, key=lambda pair: pair[0])], left
+
+
+def leads_through(full: Point, point: Point) -> bool:
+    """Whether a chain passes a point: each name that the point has is the chain's own."""
+    return all(not name or name == own for name, own in zip(point, full, strict=True))
+
+
+def rank(point: Point, chain: Sequence[Point]) -> tuple[int, int]:
+    """Where a point stands in an order that makes all things once: a tree, its artifacts, their machines, the next."""
+    depth = sum(map(bool, point))
+    return next((n for n, full in enumerate(chain) if leads_through(full, point)), 0) if depth else -1, depth
+
+
+@cache
+def _offered(arches: tuple[str, ...], formats: tuple[str, ...]) -> tuple[Point, ...]:
+    chains = []
+    for arch in arches:
+        for name in formats:
+            kind = plugs.load("formats", name).kind
+            fitting = [target for target in known("target") if _fits(target, arch, kind)]
+            chains += [Point(arch, name, target) for target in fitting or ("",)]
+    return tuple(chains)
+
+
+def _fits(target: str, arch: str, kind: str) -> bool:
+    plug = plugs.load("targets", target)
+    return arch in plug.arches and kind in plug.kinds

@@ -1,0 +1,135 @@
+"""Facts to report: what was measured while images were built, booted and judged, as table, JSON lines and properties.
+
+A fact travels with a test's report as user properties, which pytest hands on between processes and writes into JUnit
+files; here they become one row per machine. Everything is a pure function.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from imagekit.artifact import Artifact
+from imagekit.guest import Guest
+from imagekit.image import Image
+
+PREFIX = "imagekit."
+POINT = ("image", "arch", "format", "target")
+OUTCOMES = ("failed", "error", "passed", "skipped", "xfailed", "xpassed")  # in the order that they are told
+DETAILS = "details"  # a property of JSON: what is too long for a property of its own
+UNITS = (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10))
+
+Property = tuple[str, object]
+Place = tuple[Path, str, str, str]  # definition, arch, format, target
+
+
+@dataclass
+class Row:
+    """All that is known of one machine, or of what one is made of: a format or a target may be empty."""
+
+    point: tuple[str, ...]  # as POINT names it
+    facts: dict[str, Any] = field(default_factory=dict)
+    results: dict[str, int] = field(default_factory=dict)  # outcome -> number of tests
+    failures: list[str] = field(default_factory=list)  # node ids
+
+
+def of_artifact(artifact: Artifact, image: Image) -> dict[str, Any]:
+    """What is known of an image as it was written."""
+    budget = image.budget.size_bytes
+    return {
+        "image": artifact.name,
+        "artifact": artifact.digest,
+        "size_bytes": artifact.size,
+        "size_budget_bytes": budget,
+    }
+
+
+def of_guest(guest: Guest, image: Image) -> dict[str, Any]:
+    """What was measured while it booted."""
+    return {**guest.facts, "boot_budget_seconds": image.budget.boot_seconds}
+
+
+def told(image: str, place: Place, facts: dict[Place, dict[str, Any]]) -> list[Property]:
+    """All that is known at a place, as user properties of a test; what is long by the first test there alone."""
+    path, arch, format, _ = place
+    known = {**facts.get((path, arch, format, ""), {}), **facts.get(place, {})}
+    plain = {name: value for name, value in known.items() if isinstance(value, str | int | float)}
+    long = {name: value for name, value in known.items() if name not in plain and value is not None}
+    found: list[Property] = [(PREFIX + name, word) for name, word in zip(POINT, (image, *place[1:]), strict=True)]
+    found += [(PREFIX + name, value) for name, value in plain.items()]
+    if not long:
+        return found
+    facts[place] = plain
+    return [*found, (PREFIX + DETAILS, json.dumps(long, default=str))]
+
+
+def rows(outcomes: Mapping[str, Iterable[Any]]) -> list[Row]:
+    """One row per machine, from pytest's reports by outcome; those of other tests are passed by."""
+    found: dict[tuple[str, ...], Row] = {}
+    for outcome in OUTCOMES:
+        for report in outcomes.get(outcome, ()):
+            facts = {name: value for name, value in report.user_properties if name.startswith(PREFIX)}
+            if PREFIX + "image" in facts:
+                _add(found, report.nodeid, outcome, {name.removeprefix(PREFIX): facts[name] for name in facts})
+    return [found[point] for point in sorted(found)]
+
+
+def _add(found: dict[tuple[str, ...], Row], test: str, outcome: str, facts: dict[str, Any]) -> None:
+    point = tuple(str(facts.pop(name, "")) for name in POINT)
+    row = found.setdefault(point, Row(point))
+    row.facts |= json.loads(str(facts.pop(DETAILS, "{}"))) | facts
+    row.results[outcome] = row.results.get(outcome, 0) + 1
+    if outcome in ("failed", "error"):
+        row.failures.append(test)
+
+
+def json_lines(rows: Iterable[Row]) -> str:
+    """One JSON object a line for each row: for dashboards, and to compare runs."""
+    lines = []
+    for row in rows:
+        about = dict(zip(POINT, row.point, strict=True))
+        whole = {**about, **row.facts, "results": row.results, "failures": sorted(row.failures)}
+        lines.append(json.dumps(whole, sort_keys=True, default=str) + "\n")
+    return "".join(lines)
+
+
+def table(rows: Iterable[Row]) -> list[str]:
+    """The rows for people: sizes and boot times against their budgets, and what became of the tests."""
+    head = (*POINT, "size", "boot", "result")
+    body = [(*row.point, _size(row.facts), _boot(row.facts), result(row)) for row in rows]
+    return columns([head, *body]) if body else []
+
+
+def result(row: Row) -> str:
+    """ "3 passed", or what went wrong first: "1 failed, 2 passed"."""
+    return ", ".join(f"{row.results[name]} {name}" for name in OUTCOMES if row.results.get(name))
+
+
+def columns(lines: Sequence[Sequence[str]]) -> list[str]:
+    """Words in columns, as wide as the widest."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return ["  ".join(word.ljust(width) for word, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+
+
+def bytes_text(count: float) -> str:
+    """A number of bytes for people: "18.2 MiB"."""
+    for unit, size in UNITS:
+        if count >= size:
+            return f"{count / size:.1f} {unit}"
+    return f"{count:.0f} B"
+
+
+def _size(facts: Mapping[str, Any]) -> str:
+    return _against(facts.get("size_bytes"), facts.get("size_budget_bytes"), bytes_text)
+
+
+def _boot(facts: Mapping[str, Any]) -> str:
+    return _against(facts.get("boot_seconds"), facts.get("boot_budget_seconds"), lambda seconds: f"{seconds:.2f} s")
+
+
+def _against(value: float | None, budget: float | None, text: Any) -> str:
+    if value is None:
+        return ""
+    over = " OVER" if budget is not None and value > budget else ""
+    return f"{text(value)} of {text(budget)}{over}" if budget is not None else str(text(value))
