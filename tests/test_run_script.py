@@ -139,6 +139,14 @@ def test_only_the_tests_need_the_linters(place, path, extra):
     assert log(place)[-1].endswith(f"--editable {place}/a check out{extra}")
 
 
+def test_what_was_installed_for_the_tests_serves_the_images_too(place):
+    fake(place, uv=UV)
+    run(place, "tests")
+    log(place)
+    run(place, "images")
+    assert log(place) == []
+
+
 def test_from_any_directory(place):
     fake(place, uv=UV)
     assert run(place, "images/", "tests").stdout.endswith(f"-m pytest {place}/a check out/images/ tests\n")
