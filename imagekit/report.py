@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from imagekit.artifact import Artifact
+from imagekit.checks.size import text as bytes_text
 from imagekit.guest import Guest
 from imagekit.image import Image
 
@@ -18,7 +19,6 @@ PREFIX = "imagekit."
 POINT = ("image", "arch", "format", "target")
 OUTCOMES = ("failed", "error", "passed", "skipped", "xfailed", "xpassed")  # in the order that they are told
 DETAILS = "details"  # a property of JSON: what is too long for a property of its own
-UNITS = (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10))
 
 Property = tuple[str, object]
 Place = tuple[Path, str, str, str]  # definition, arch, format, target
@@ -110,14 +110,6 @@ def columns(lines: Sequence[Sequence[str]]) -> list[str]:
     """Words in columns, as wide as the widest."""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return ["  ".join(word.ljust(width) for word, width in zip(line, widths, strict=True)).rstrip() for line in lines]
-
-
-def bytes_text(count: float) -> str:
-    """A number of bytes for people: "18.2 MiB"."""
-    for unit, size in UNITS:
-        if count >= size:
-            return f"{count / size:.1f} {unit}"
-    return f"{count:.0f} B"
 
 
 def _size(facts: Mapping[str, Any]) -> str:

@@ -1,0 +1,46 @@
+"""Tests that every image should pass, ready to import: `from imagekit.checks.standard import *`."""
+
+from imagekit.artifact import Artifact
+from imagekit.checks import boot, contents, services, signature, size
+from imagekit.guest import Guest
+from imagekit.image import Image
+from imagekit.key import Key
+
+__all__ = (
+    "test_boots_within_budget",
+    "test_is_signed",
+    "test_nothing_failed",
+    "test_rebuilds_identically",
+    "test_within_size_budget",
+)
+NO_BUDGET = "image {!r} has no budget for its {}: give it one, or import by name those tests that fit"
+
+
+def test_within_size_budget(image: Image, artifact: Artifact) -> None:
+    """The artifact is as small as its image promises; else the largest packages and paths are shown."""
+    budget = image.budget.size_bytes
+    assert budget is not None, NO_BUDGET.format(image.name, "size")
+    assert artifact.size <= budget, size.breakdown(artifact)
+
+
+def test_is_signed(artifact: Artifact, key: Key) -> None:
+    """The key signed these very bytes."""
+    assert signature.refusal(artifact, key) == ""
+
+
+def test_rebuilds_identically(artifact: Artifact, rebuilt: Artifact) -> None:
+    """A build from the same packages gives the same bytes."""
+    assert contents.differences(artifact, rebuilt) == []
+    assert rebuilt.digest == artifact.digest
+
+
+def test_boots_within_budget(image: Image, guest: Guest) -> None:
+    """The guest is ready as fast as its image promises; else the stages of its boot are shown."""
+    budget = image.budget.boot_seconds
+    assert budget is not None, NO_BUDGET.format(image.name, "boot")
+    assert boot.seconds(guest) <= budget, boot.breakdown(guest)
+
+
+def test_nothing_failed(guest: Guest) -> None:
+    """No service and no boot step failed."""
+    assert services.failed(guest) == {}
