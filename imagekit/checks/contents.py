@@ -21,7 +21,7 @@ def world_writable(tree: Tree) -> set[str]:
 
 
 def dangling(tree: Tree) -> dict[str, str]:
-    """Symlinks that lead to nothing in the tree: path -> target. Those into /proc, /dev, /sys and /run are not judged."""
+    """Symlinks that lead nowhere in the tree: path -> target; those into /proc, /dev, /sys and /run are not judged."""
     return {
         path: entry.target
         for path, entry in tree.items()

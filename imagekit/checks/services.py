@@ -5,7 +5,7 @@ from imagekit.guest import Guest
 
 
 def failed(guest: Guest) -> dict[str, str]:
-    """What failed since the guest booted: name -> why. A service that ended badly and was started again is in it too."""
+    """What failed since the guest booted: name -> why; also a service that ended badly and was started again."""
     found: dict[str, str] = {}
     ends: dict[str, int] = {}
     for event in _told.events(guest):
