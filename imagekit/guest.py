@@ -148,7 +148,7 @@ class Http:
     connect: Callable[[int], Any]
 
     def get(self, path: str, *, port: int = 80, headers: Mapping[str, str] | None = None) -> Response:
-        """GET a path; the body is capped at 16 MiB."""
+        """GET a path; a body over 16 MiB is a GuestProblem."""
         return self.request("GET", path, port=port, headers=headers)
 
     def request(
@@ -170,13 +170,23 @@ class Http:
         try:
             with _cut_off(connection.sock, timeout, f"{what}: no whole answer within {timeout:g} s"):
                 connection.request(method, path, body=body or None, headers={"Connection": "close", **(headers or {})})
-                answer = connection.getresponse()
-                fields = {name.lower(): value for name, value in answer.getheaders()}
-                return Response(answer.status, fields, answer.read(MAX_BODY))
+                with connection.getresponse() as answer:
+                    fields = {name.lower(): value for name, value in answer.getheaders()}
+                    return Response(answer.status, fields, _whole_body(answer))
         except (HTTPException, OSError) as error:
             raise GuestProblem(f"{what}: {escape(f'{type(error).__name__} {error}'.encode())[:WIDTH]}") from error
         finally:
             connection.close()
+
+
+def _whole_body(answer: Any) -> bytes:
+    """The body, bounded; http.client's read(n) says nothing when the connection ends before the announced length."""
+    body: bytes = answer.read(MAX_BODY + 1)
+    if len(body) > MAX_BODY:
+        raise OSError(f"the body has more than {MAX_BODY} bytes")
+    if answer.length:
+        raise OSError(f"the body ends {answer.length} bytes early")
+    return body
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from imagekit.errors import Problem
 from imagekit.targets._qemu_ports import NETDEV
 
 MAX_CMDLINE = 2048  # COMMAND_LINE_SIZE of arch/x86 and arch/arm64
-TCG = "tcg,thread=single,tb-size=64"  # one CPU needs one thread; MiB of translated code, of which the default is 1 GiB
+TCG = "tcg,thread=single,tb-size=32"  # one CPU needs one thread; MiB of translated code: a boot fills any
 SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
 
 
