@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from imagekit import host, mirror, toolbox
+from imagekit import host, options, toolbox
 from imagekit import key as keys
+from imagekit import mirror as mirrors
 from imagekit.arch import host as host_arch
 from imagekit.errors import Problem
 from imagekit.store import Store
@@ -36,7 +37,7 @@ class Line(NamedTuple):
 def examine(store: Store, *, say: Say = toolbox.quiet) -> list[Line]:
     """Every finding, in the order in which a first build and boot meet them."""
     lines: list[Line] = []
-    for look in (python, virtual_environment, mirror_line, keyring, cache, namespaces, tools, kvm, key):
+    for look in (python, virtual_environment, mirror, keyring, cache, namespaces, tools, kvm, key):
         say(f"looking at {look.__name__.replace('_', ' ')}")
         try:
             lines += look(store)
@@ -66,10 +67,10 @@ def virtual_environment(_: Store) -> Iterator[Line]:
         )
 
 
-def mirror_line(_: Store) -> Iterator[Line]:
+def mirror(_: Store) -> Iterator[Line]:
     """Where packages would come from."""
     try:
-        found = mirror.find()
+        found = mirrors.find()
     except Problem as problem:
         yield Line("mirror", "bad", problem.message, problem.hint)
     else:
@@ -79,7 +80,7 @@ def mirror_line(_: Store) -> Iterator[Line]:
 def keyring(_: Store) -> Iterator[Line]:
     """The keys that archives are verified with."""
     try:
-        path = mirror.keyring()
+        path = mirrors.keyring()
         size = path.stat().st_size
     except (Problem, OSError) as error:
         yield Line("keyring", "bad", str(error), "unset IMAGEKIT_KEYRING to use the one that imagekit brings")
@@ -128,7 +129,7 @@ def tools(store: Store) -> Iterator[Line]:
     """Each group of tools: this machine's own, those in the cache, or what fetching them takes."""
     for group in toolbox.GROUPS:
         own = [toolbox.on_host(name, store) for name, tool in toolbox.TOOLS.items() if tool.group == group]
-        words = ", ".join(what for _, what in own)
+        words = ", ".join(what for _, what in own if not what.startswith("no ")) or "none of it"
         if all(found for found, _ in own):
             yield Line(group, "ok", words)
             continue
@@ -167,7 +168,7 @@ def kvm(store: Store) -> Iterator[Line]:
 
 def key(_: Store) -> Iterator[Line]:
     """The user's own signing key."""
-    path = keys.default_path()
+    path = Path(options.lookup("key", default=keys.default_path()))
     try:
         found = keys.read(path)
     except Problem as problem:

@@ -72,9 +72,9 @@ def test_virtual_environment(store, monkeypatch, in_one, ensurepip, state, words
 
 def test_mirror(store, monkeypatch):
     monkeypatch.setenv(mirror.VARIABLE, "http://mirror.invalid/debian")
-    assert only(doctor.mirror_line(store))[1:3] == ("ok", "http://mirror.invalid/debian (IMAGEKIT_MIRROR)")
+    assert only(doctor.mirror(store))[1:3] == ("ok", "http://mirror.invalid/debian (IMAGEKIT_MIRROR)")
     monkeypatch.setenv(mirror.VARIABLE, "nonsense")
-    line = only(doctor.mirror_line(store))
+    line = only(doctor.mirror(store))
     assert (line.state, line.mend) == ("bad", "give http://HOST/PATH or https://HOST/PATH")
 
 
@@ -135,7 +135,7 @@ def test_the_setting_that_forbids_is_named(monkeypatch, tmp_path, name, value, w
     ("own", "fetched", "state", "words"),
     [
         (True, "", "ok", "mkfs 4.2"),
-        (False, "pinned", "ok", "the pinned tree, in the cache (this machine has no mkfs)"),
+        (False, "pinned", "ok", "the pinned tree, in the cache (this machine has none of it)"),
         (False, "newer", "warn", "the mirror has dropped"),
         (False, "", "ok", "fetched when first needed, 2.5 MB"),
     ],
@@ -181,13 +181,16 @@ def test_kvm(store, monkeypatch, tmp_path, present, here, answer, state, words):
     assert ("usermod -aG kvm" in line.mend) == ("denied" in words)
 
 
-def test_key(store):
+def test_key(store, tmp_path, monkeypatch):
     line = only(doctor.key(store))
     assert (line.state, "imagekit key new" in line.mend) == ("warn", True)
     path = key.default_path()
     path.parent.mkdir(parents=True)
     key.save(key.new(), path)
     assert only(doctor.key(store)).state == "ok"
+    monkeypatch.setenv("IMAGEKIT_KEY", str(tmp_path / "other.key"))
+    assert "other.key" in only(doctor.key(store)).found
+    monkeypatch.delenv("IMAGEKIT_KEY")
     path.chmod(0o644)
     line = only(doctor.key(store))
     assert (line.state, "chmod 600" in line.mend) == ("bad", True)
