@@ -4,11 +4,13 @@ import re
 import sys
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
 from imagekit.errors import Defect, Problem
-from imagekit.image import Image
+
+if TYPE_CHECKING:
+    from imagekit.image import Image  # at run time when one is loaded: every run of pytest asks `looks_like_one`
 
 LOOKS_LIKE_ONE = re.compile(rb"^(image\s*(:[^=\n]*)?=(?!=)|def image\()", re.MULTILINE)
 
@@ -22,8 +24,10 @@ def looks_like_one(path: Path) -> bool:
     return b"imagekit" in source and LOOKS_LIKE_ONE.search(source) is not None
 
 
-def load(path: Path) -> Image:
+def load(path: Path) -> "Image":
     """The `image` of a definition; every mistake in it is one Problem with file and line."""
+    from imagekit.image import Image
+
     image = getattr(load_module(path), "image", None)
     if not isinstance(image, Image):
         raise Problem(f"{path} defines no image", "a definition has `image = Image(name=..., ...)` at its top level")

@@ -229,10 +229,13 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """The table of what was built and booted against its budgets, and the file that --image-report asks for."""
+    path = _option(config, "image-report")
+    told = (test for tests in terminalreporter.stats.values() for test in tests)
+    if not path and not any(getattr(test, "user_properties", ()) for test in told):
+        return
     from imagekit import report
 
     rows = report.rows(terminalreporter.stats)
-    path = _option(config, "image-report")
     if path:
         (config.invocation_params.dir / path).write_text(report.json_lines(rows), encoding="utf-8")
     if rows:

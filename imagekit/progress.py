@@ -32,7 +32,8 @@ class Lines:
             self._is_shown = False
 
     def _is_news(self, line: str) -> bool:
-        words, now = re.sub(r"[0-9#]+", "", line), time.monotonic()
+        what = line.partition(": ")[0] if line.endswith("%") else line  # whatever it has got to
+        words, now = re.sub(r"[0-9]+", "", what), time.monotonic()
         if now - self._said.get(words, -EVERY) < EVERY:
             return False
         self._said[words] = now

@@ -4,16 +4,18 @@ A fact travels with a test's report as user properties, which pytest hands on be
 files; here they become one row per machine. Everything is a pure function.
 """
 
+from __future__ import annotations
+
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from imagekit.artifact import Artifact
-from imagekit.checks.size import text as bytes_text
-from imagekit.guest import Guest
-from imagekit.image import Image
+if TYPE_CHECKING:  # only their names: the end of every run of pytest asks whether there is anything to report
+    from imagekit.artifact import Artifact
+    from imagekit.guest import Guest
+    from imagekit.image import Image
 
 PREFIX = "imagekit."
 POINT = ("image", "arch", "format", "target")
@@ -69,7 +71,8 @@ def rows(outcomes: Mapping[str, Iterable[Any]]) -> list[Row]:
     found: dict[tuple[str, ...], Row] = {}
     for outcome in OUTCOMES:
         for report in outcomes.get(outcome, ()):
-            facts = {name: value for name, value in report.user_properties if name.startswith(PREFIX)}
+            told = getattr(report, "user_properties", ())  # a file that could not be collected has none
+            facts = {name: value for name, value in told if name.startswith(PREFIX)}
             if PREFIX + "image" in facts:
                 _add(found, report.nodeid, outcome, {name.removeprefix(PREFIX): facts[name] for name in facts})
     return [found[point] for point in sorted(found)]
@@ -113,6 +116,8 @@ def columns(lines: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _size(facts: Mapping[str, Any]) -> str:
+    from imagekit.checks.size import text as bytes_text
+
     return _against(facts.get("size_bytes"), facts.get("size_budget_bytes"), bytes_text)
 
 
