@@ -8,7 +8,7 @@ The program becomes that very process; with --root it is a child, whose end ends
 that is needed after a mount is loaded before it: below another /usr, Python cannot import.
 """
 
-# ruff: noqa: PTH101, PTH102, PTH112 - pathlib costs as much as the rest of this script
+# ruff: noqa: PTH101, PTH102, PTH103, PTH112, PTH114, PTH115, PTH120 - pathlib costs as much as the rest of this script
 
 import ctypes
 import os
@@ -182,13 +182,20 @@ def _proc(target: str) -> None:
 
 
 def _names() -> None:
-    """The host's resolv.conf, unless the image has one: the network is the host's as well."""
+    """The host's resolv.conf, unless the image has one of its own: the network is the host's as well."""
+    path = "etc/resolv.conf"
     try:
-        if stat.S_ISDIR(os.lstat("etc").st_mode):
-            target = os.open("etc/resolv.conf", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o644)
-            with open("/etc/resolv.conf", "rb") as source:
-                os.write(target, source.read(65536))
-            os.close(target)
+        if not stat.S_ISDIR(os.lstat("etc").st_mode):
+            return
+        if os.path.islink(path):
+            path = os.readlink(path)[1:]  # made at boot, as in bootable images: /run is empty here, and ours
+            if not path.startswith("run/") or ".." in path.split("/"):
+                return
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+        target = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o644)
+        with open("/etc/resolv.conf", "rb") as source:
+            os.write(target, source.read(65536))
+        os.close(target)
     except OSError:
         return  # it has one, or the host has none
 

@@ -187,6 +187,28 @@ def test_execute_becomes_the_program(tmp_path, argv, code, words):
         assert before == after  # the same process
 
 
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        (None, "host"),
+        (file(b"own\n"), "own"),
+        (symlink("/run/net/resolv.conf"), "host"),
+        (symlink("/run/../etc/hello"), "from the image"),
+        (symlink("hello"), "from the image"),
+    ],
+    ids=["none", "own", "made at boot", "odd", "elsewhere"],
+)
+def test_names_are_resolved_as_on_the_host_unless_the_image_says_how(store, written, expected):
+    if not Path("/etc/resolv.conf").is_file():
+        pytest.skip("this machine has no resolv.conf")
+    tree = small_root.tree() if written is None else Tree({**small_root.tree(), "/etc/resolv.conf": written})
+    with target.start(opened(store, tree), rig=Rig(), store=store) as guest:
+        if not guest.facts["writable"]:
+            pytest.skip("this kernel allows no overlay here")
+        found = guest.run("cat /etc/resolv.conf").text + "\n"
+    assert found == (Path("/etc/resolv.conf").read_text() if expected == "host" else f"{expected}\n")
+
+
 def test_no_mount_is_left(guest):
     before = Path("/proc/self/mountinfo").read_text()
     guest.run("cat /etc/hello").check()
