@@ -173,15 +173,26 @@ def test_environment_from_a_descriptor(enter, root):
     assert done.stdout == "hello world\n\n"
 
 
-def test_where_pivot_root_is_not_possible(root, folder):
-    """/ of an initramfs cannot be pivoted away; moving the mount does the same."""
-    script = (folder / "namespace.py").read_text().replace('"x86_64": 155, "aarch64": 41', "")
-    assert "PIVOT_ROOT = {}" in script
-    copy = folder / "namespace_move.py"
-    copy.write_text(script)
-    words = [interpreter_for(None), "-I", "-S", copy, "--root", root, "--", "sh", "-c", "cat /etc/hello; echo /*"]
-    done = subprocess.run(words, check=False, capture_output=True, text=True)
+@pytest.mark.parametrize(
+    ("old", "new", "writable"),
+    [
+        ('"x86_64": 155, "aarch64": 41', "", True),  # / of an initramfs cannot be pivoted away: the mount is moved
+        ('b"root", b"overlay"', 'b"root", b"no-such-kind"', False),  # an older kernel, or an overlay on an overlay
+    ],
+    ids=["no pivot_root", "no overlay"],
+)
+def test_where_the_kernel_refuses(root, folder, old, new, writable):
+    script = (folder / "namespace.py").read_text()
+    assert script.count(old) == 1
+    copy = folder / "namespace_refused.py"
+    copy.write_text(script.replace(old, new))
+    words = [interpreter_for(None), "-I", "-S", copy, "--root", root, "--"]
+    told = subprocess.run(words, check=True, capture_output=True, text=True).stdout
+    assert told == ("writable\n" if writable else "read-only\n")
+    script = "cat /etc/hello; echo /*; echo t > /tmp/t; cat /tmp/t"
+    done = subprocess.run([*words, "sh", "-c", script], check=False, capture_output=True, text=True)
     assert done.stdout.startswith("from the root\n/bin /dev /etc /lib")
+    assert done.stdout.endswith("\nt\n")
 
 
 def test_a_tree_over_usr(enter, folder):
