@@ -145,11 +145,9 @@ def inputs(image: Image, definition: Path) -> list[str]:
 
 @cache
 def own_digest() -> str:
-    """sha256 of imagekit's own code and of what it puts into images: another imagekit may write other bytes."""
-    total = sha256(imagekit.__version__.encode())
-    for path in _own_files():
-        total.update(f"{path.name}\n".encode() + path.read_bytes())
-    return total.hexdigest()
+    """Names this imagekit by size and time of each of its files: another one may write other bytes."""
+    found = ((path, path.stat()) for path in _own_files())
+    return _digest([imagekit.__version__, [[path.name, of.st_size, of.st_mtime_ns] for path, of in found]])
 
 
 def _own_files() -> list[Path]:

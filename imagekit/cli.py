@@ -329,3 +329,6 @@ VERBS = {
     "key": key,
     "doctor": doctor,
 }
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -9,7 +9,6 @@ from base64 import b64decode, b64encode
 from dataclasses import dataclass, field
 from hashlib import blake2b, sha256
 from pathlib import Path
-from secrets import token_bytes
 
 from imagekit.errors import Problem
 
@@ -82,7 +81,7 @@ class Key:
 
 def new(comment: str = "") -> Key:
     """A new secret key."""
-    return from_seed(token_bytes(32), comment=comment)
+    return from_seed(os.urandom(32), comment=comment)
 
 
 def from_seed(seed: bytes, *, comment: str = "") -> Key:

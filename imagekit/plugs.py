@@ -4,6 +4,7 @@ Adding an output format, a source, a machine or a store is adding one file; noth
 tree come through an entry point group of the folder's name (`imagekit.formats`, ...), loaded only when asked for.
 """
 
+import sys
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -58,6 +59,15 @@ def own(kind: str) -> dict[str, str]:
 
 @cache
 def _foreign(kind: str) -> dict[str, str]:
-    from importlib.metadata import entry_points  # costs more than a whole warm build, and few projects have any
+    if not any(f"[imagekit.{kind}]".encode() in text for text in _entry_point_files()):
+        return {}  # importlib.metadata costs more than a warm build, and few machines have any
+    from importlib.metadata import entry_points
 
     return {point.name: point.value for point in entry_points(group=f"imagekit.{kind}")}
+
+
+@cache
+def _entry_point_files() -> tuple[bytes, ...]:
+    """Every installed entry_points.txt, unparsed (PyPA, "Entry points specification")."""
+    found = (file for place in sys.path for file in Path(place).glob("*-info/entry_points.txt"))
+    return tuple(file.read_bytes() for file in found)

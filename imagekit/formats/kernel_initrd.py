@@ -20,9 +20,9 @@ def write(tree: Tree, *, store: Store) -> dict[str, Written]:
     parts = [_segment(store, part) for part in segments.parts(tree.without((KERNEL, CMDLINE)))]
     facts = {"compressor": RECIPE.removeprefix("cpio "), "tree": tree.digest}
     return {
-        "kernel": _whole(store, tree.read(KERNEL)),
+        "kernel": _whole(store, tree, KERNEL),
         "initrd": Written(store.write(parts), sum(map(len, parts)), facts),
-        "cmdline": _whole(store, tree.read(CMDLINE)),
+        "cmdline": _whole(store, tree, CMDLINE),
     }
 
 
@@ -34,8 +34,12 @@ def _segment(store: Store, part: Tree) -> bytes:
     return segments.kept(store, RECIPE, part, make).data
 
 
-def _whole(store: Store, data: bytes) -> Written:
-    return Written(store.write([data]), len(data), {})
+def _whole(store: Store, tree: Tree, path: str) -> Written:
+    """One file of the tree as it is; a kernel that the store has is not written again (it is hashed when opened)."""
+    entry = tree[path]
+    if not store.has(entry.sha256):
+        store.write([tree.read(path)])
+    return Written(entry.sha256, entry.size, {})
 
 
 FORMAT = Format(write, suffixes={"kernel": ".kernel", "initrd": ".initrd", "cmdline": ".cmdline"}, kind="kernel")

@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
-from secrets import token_hex
 
 from imagekit.errors import RigProblem
 from imagekit.stamp import cache_location
@@ -43,13 +42,14 @@ def open_store(location: Path | None = None) -> Store:
 
     def recall(kind: str, key: str) -> bytes | None:
         try:
-            return (root / "notes" / kind / key).read_bytes()
+            digest, _, note = (root / "notes" / kind / key).read_bytes().partition(b"\n")
         except FileNotFoundError:
             return None
+        return note if sha256(note).hexdigest().encode() == digest else None  # a torn note is no note
 
     def remember(kind: str, key: str, note: bytes) -> None:
         with _atomic(root) as (put, publish):
-            put(note)
+            put(sha256(note).hexdigest().encode() + b"\n" + note)
             publish(root / "notes" / kind / key)
 
     def folder(name: str) -> Path:
@@ -82,7 +82,7 @@ def _atomic(root: Path) -> Iterator[tuple[Callable[[bytes], object], Callable[[P
 
     No fsync: every object is hashed when it is read, so what a power cut tears is found and made again.
     """
-    draft = root / "drafts" / f"{os.getpid()}-{token_hex(8)}"
+    draft = root / "drafts" / f"{os.getpid()}-{os.urandom(8).hex()}"
 
     def put(data: bytes) -> None:
         with _told(root):  # only our own writing: a mirror that fails in `chunks` is another matter
