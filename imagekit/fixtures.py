@@ -31,6 +31,7 @@ class Bench(NamedTuple):
     option: Callable[[str, Any], Any]  # (name, default) -> value
     say: Callable[[str], None]
     facts: dict[tuple[Path, str, str, str], dict[str, Any]]  # (definition, arch, format, target) -> measured
+    told: set[tuple[Path, str, str, str]]  # the places whose facts travel with a report already
 
 
 def image(request: Any) -> Image:

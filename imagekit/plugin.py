@@ -7,6 +7,7 @@ What a test may ask for stands in fixtures.py; docs/testing.md shows how it is u
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -75,8 +76,7 @@ def pytest_configure(config: pytest.Config) -> None:
         _option(config, name)
     put, columns = _terminal(config)
     config.stash[LINES] = progress.Lines(put, columns=columns)
-    option = lambda name, default: _option(config, name, default)  # noqa: E731
-    config.stash[BENCH] = fixtures.Bench(option, config.stash[LINES].say, {})
+    config.stash[BENCH] = fixtures.Bench(partial(_option, config), config.stash[LINES].say, {}, set())
     if hasattr(config, "workerinput"):
         from imagekit import namespace
 
@@ -216,7 +216,8 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
         from imagekit import report
 
         place = (item.path, *_point(item))
-        item.user_properties += report.told(_image_of(module.obj).name, place, item.config.stash[BENCH].facts)
+        bench = item.config.stash[BENCH]
+        item.user_properties += report.told(_image_of(module.obj).name, place, bench.facts, bench.told)
     if call.excinfo and not isinstance(call.excinfo.value, pytest.skip.Exception):
         console = getattr(getattr(item, "funcargs", {}).get("guest"), "console", None)
         if console and call.when:
@@ -240,4 +241,4 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         (config.invocation_params.dir / path).write_text(report.json_lines(rows), encoding="utf-8")
     if rows:
         terminalreporter.section("images")
-        terminalreporter.write("\n".join(report.table(rows)) + "\n")
+        terminalreporter.write("\n".join([*report.table(rows), *report.notes(rows), ""]))

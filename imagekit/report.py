@@ -40,7 +40,6 @@ def of_artifact(artifact: Artifact, image: Image) -> dict[str, Any]:
     """What is known of an image as it was written."""
     budget = image.budget.size_bytes
     return {
-        "image": artifact.name,
         "artifact": artifact.digest,
         "size_bytes": artifact.size,
         "size_budget_bytes": budget,
@@ -52,18 +51,18 @@ def of_guest(guest: Guest, image: Image) -> dict[str, Any]:
     return {**guest.facts, "boot_budget_seconds": image.budget.boot_seconds}
 
 
-def told(image: str, place: Place, facts: dict[Place, dict[str, Any]]) -> list[Property]:
-    """All that is known at a place, as user properties of a test; what is long by the first test there alone."""
+def told(image: str, place: Place, facts: dict[Place, dict[str, Any]], already: set[Place]) -> list[Property]:
+    """Where a test ran, as user properties, and by the first test there all that is known of it."""
     path, arch, format, _ = place
+    found: list[Property] = [(PREFIX + name, word) for name, word in zip(POINT, (image, *place[1:]), strict=True)]
     known = {**facts.get((path, arch, format, ""), {}), **facts.get(place, {})}
+    if not known or place in already:
+        return found
+    already.add(place)
     plain = {name: value for name, value in known.items() if isinstance(value, str | int | float)}
     long = {name: value for name, value in known.items() if name not in plain and value is not None}
-    found: list[Property] = [(PREFIX + name, word) for name, word in zip(POINT, (image, *place[1:]), strict=True)]
     found += [(PREFIX + name, value) for name, value in plain.items()]
-    if not long:
-        return found
-    facts[place] = plain
-    return [*found, (PREFIX + DETAILS, json.dumps(long, default=str))]
+    return [*found, (PREFIX + DETAILS, json.dumps(long, default=str))] if long else found
 
 
 def rows(outcomes: Mapping[str, Iterable[Any]]) -> list[Row]:
@@ -102,6 +101,12 @@ def table(rows: Iterable[Row]) -> list[str]:
     head = (*POINT, "size", "boot", "result")
     body = [(*row.point, _size(row.facts), _boot(row.facts), result(row)) for row in rows]
     return columns([head, *body]) if body else []
+
+
+def notes(rows: Iterable[Row]) -> list[str]:
+    """What was emulated and why: a boot time means little without it."""
+    said = {row.point[3]: row.facts for row in rows if "accelerator" in row.facts}
+    return [f"{name}: {said[name]['accelerator']}, {said[name].get('accelerator_why', '')}" for name in sorted(said)]
 
 
 def result(row: Row) -> str:
