@@ -1,12 +1,24 @@
 """A tiny Debian archive for tests: packages made from dictionaries, indices, an InRelease signed by a throw-away key.
 
-`deb(...)` makes the bytes of one package; `Archive` lays several out as a mirror does, in a folder that `served` serves
-on a loopback address. Nothing here is used outside tests.
+`deb(...)` makes the bytes of one package; `archive(folder)` is a whole archive that a loopback address serves:
+
+    with archive(tmp_path) as debian:
+        debian.add("tiny", [*folders("usr"), Item("./usr/x", b"x")], fields={"Depends": "other (>= 2)"})
+        debian.publish()
+        debian.use(monkeypatch)  # IMAGEKIT_MIRROR and IMAGEKIT_KEYRING
 """
 
 import lzma
-from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from functools import cache
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pysequoia
+from debian_mirror import Mirror, serving
 
 BLOCK = 512
 
@@ -102,3 +114,107 @@ def deb(
     control_tar = tar([Item("./", mode=0o755), *(Item(f"./{key}", text.encode()) for key, text in texts.items())])
     data = data_tar or ("data.tar.xz", xz(tar(items)))
     return ar((("debian-binary", b"2.0\n"), ("control.tar.xz", xz(control_tar)), data))
+
+
+ARCHES = ("amd64", "arm64")
+SUITE = "bookworm"
+PARTS = {"": "debian", "-updates": "debian", "-security": "debian-security"}  # ending of the suite -> archive
+
+
+@cache
+def key(user: str = "a test <test@example.org>") -> Any:
+    """A throw-away OpenPGP key, made once a run."""
+    return pysequoia.Tsk.generate(user)
+
+
+def clear_signed(text: str, signer: Any = None) -> bytes:
+    """The text clear-signed, as an InRelease is."""
+    mode = pysequoia.SignatureMode.CLEAR
+    return bytes(pysequoia.sign((signer or key()).signer(), text.encode(), mode=mode))
+
+
+class Archive:
+    """A tiny archive: one suite with its updates and its security archive, for two architectures."""
+
+    def __init__(self, folder: Path, mirror: Mirror) -> None:
+        self.folder = folder
+        self.mirror = mirror
+        self.keyring = folder / "keyring.gpg"
+        self.keyring.write_bytes(bytes(key().extract_certificate()))
+        self.stanzas: dict[tuple[str, str], list[str]] = {(end, arch): [] for end in PARTS for arch in ARCHES}
+
+    def add(
+        self,
+        name: str,
+        items: Iterable[Item] = (),
+        *,
+        version: str = "1",
+        architecture: str = "all",
+        fields: Mapping[str, str] | None = None,
+        scripts: Mapping[str, str] | None = None,
+        part: str = "",
+        data: bytes | None = None,
+    ) -> bytes:
+        """Put a package into the pool and list it; `part` is "", "-updates" or "-security", `data` its own bytes."""
+        made = data or deb(name, items, version=version, architecture=architecture, fields=fields, scripts=scripts)
+        path = Path(f"pool/main/{name}_{version.replace(':', '%3a')}_{architecture}.deb")
+        place = self.folder / PARTS[part] / path
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(made)
+        listed = {
+            "Filename": str(path),
+            "Size": str(len(made)),
+            "SHA256": sha256(made).hexdigest(),
+            "Priority": "optional",
+        }
+        stanza = control(name, version, architecture, {**listed, **(fields or {})})
+        for arch in ARCHES if architecture == "all" else (architecture,):
+            self.stanzas[part, arch].append(stanza)
+        return made
+
+    def publish(self, *, signer: Any = None, date: datetime | None = None, **fields: str) -> None:
+        """Write every index, and sign the suites; `fields` are further ones of the InRelease, or other ones."""
+        for end, archive in PARTS.items():
+            dists = self.folder / archive / "dists" / (SUITE + end)
+            listed = [self._write_index(dists, arch, "\n".join(self.stanzas[end, arch])) for arch in ARCHES]
+            about = {
+                "Origin": "Debian",
+                "Suite": f"oldstable{end}",
+                "Codename": f"{SUITE}{end}",
+                "Date": rfc822(date or datetime.now(UTC) - timedelta(minutes=1)),
+                "Acquire-By-Hash": "yes",
+                **fields,
+            }
+            text = "".join(f"{name}: {value}\n" for name, value in about.items()) + "SHA256:\n" + "".join(listed)
+            (dists / "InRelease").write_bytes(clear_signed(text, signer))
+
+    def use(self, monkeypatch: Any) -> None:
+        """Make this the mirror, and its key the key ring, of the test."""
+        monkeypatch.setenv("IMAGEKIT_MIRROR", f"{self.mirror.address}/debian")
+        monkeypatch.setenv("IMAGEKIT_KEYRING", str(self.keyring))
+
+    def in_release(self, end: str = "") -> Path:
+        """Where the signed metadata of a suite lies."""
+        return self.folder / PARTS[end] / "dists" / (SUITE + end) / "InRelease"
+
+    @staticmethod
+    def _write_index(dists: Path, arch: str, text: str) -> str:
+        packed = xz(text.encode())
+        digest = sha256(packed).hexdigest()
+        folder = dists / f"main/binary-{arch}/by-hash/SHA256"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / digest).write_bytes(packed)
+        return f" {digest} {len(packed):8} main/binary-{arch}/Packages.xz\n"
+
+
+def rfc822(date: datetime) -> str:
+    """A date as an InRelease writes it."""
+    return f"{date:%a, %d %b %Y %H:%M:%S} UTC"
+
+
+@contextmanager
+def archive(folder: Path) -> Iterator[Archive]:
+    """An archive below `folder`, served until the block ends."""
+    (folder / "archive").mkdir(parents=True)
+    with serving(folder / "archive") as mirror:
+        yield Archive(folder / "archive", mirror)

@@ -76,7 +76,7 @@ def fetch_index(line: "Line", place: Mirror, release: Release, arch: str, *, sto
 def read_release(data: bytes, *, archive: str, suite: str, keyring: Path, store: Store, now: datetime) -> Release:
     """The release in these bytes of an InRelease; raises RigProblem unless it is signed, fresh and of this suite."""
     try:
-        signed, fingerprint = _verified(data, keyring)
+        signed, fingerprint = _verified(data, keyring, now)
         fields, files = _parsed(signed)
         _check_suite(fields, suite)
         date = _check_dates(fields, now)
@@ -87,14 +87,15 @@ def read_release(data: bytes, *, archive: str, suite: str, keyring: Path, store:
     return Release(made, fields.get("Acquire-By-Hash") == "yes", files)
 
 
-def _verified(data: bytes, keyring: Path) -> tuple[str, str]:
+def _verified(data: bytes, keyring: Path, now: datetime) -> tuple[str, str]:
     """The signed text and the fingerprint of the key that signed it; nothing unsigned is passed over."""
     _check_frame(data)
     import pysequoia
 
-    certs = _certs(keyring)
+    # The verifier asks whether a key was valid when it signed; one that has expired since may have been stolen.
+    certs = [cert for cert in _certs(keyring) if not cert.expiration or cert.expiration > now]
     try:
-        verified = pysequoia.verify(bytes=data, store=lambda _: list(certs))
+        verified = pysequoia.verify(bytes=data, store=lambda _: certs)
         text = (verified.bytes or b"").decode()
     except (RuntimeError, UnicodeDecodeError) as error:
         reason = str(error).partition("\n")[0]
