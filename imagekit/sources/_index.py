@@ -25,7 +25,7 @@ _PLACES = {field: place for place, field in enumerate(FIELDS)}
 _PROVIDES = _PLACES["Provides"]
 _FOLD = re.compile(r"\n[ \t]+")
 _ONE = re.compile(
-    r"([a-z0-9][a-z0-9+.-]*)(?::[a-z0-9-]+)?\s*(?:\(\s*(<<|<=|=|>=|>>|<|>)\s*([^\s()]+)\s*\))?\s*(?:\[[^\]]*\])?\Z"
+    r"([a-z0-9][a-z0-9+.-]*)(?::[a-z0-9-]+)?\s*(?:\(\s*(<<|<=|=|>=|>>|<|>)\s*([0-9A-Za-z.+:~-]+)\s*\))?\s*(?:\[[^\]]*\])?\Z"
 )
 _SANE = {
     "Version": re.compile(r"[0-9A-Za-z][0-9A-Za-z.+:~-]*\Z"),

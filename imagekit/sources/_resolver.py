@@ -40,11 +40,15 @@ class Universe:
             yield from index.providers
 
     def known(self, name: str) -> Candidate:
-        """The package of this name, or the best that provides it; raises Problem with near names when there is none."""
-        found = self.candidate(name) or next((provider for provider, _ in self.providers(name)), None)
-        if found is None:
+        """The package of this name, or the only one that provides it; raises Problem when that is none, or a choice."""
+        real = self.candidate(name)
+        found = [real] if real else [provider for provider, _ in self.providers(name)]
+        if not found:
             raise self.no_such(name)
-        return found
+        if len(found) > 1:
+            names = ", ".join(sorted(provider.name for provider in found))
+            raise Problem(f"{name!r} is no package but a name that several provide", f"name one of them: {names}")
+        return found[0]
 
     def no_such(self, name: str) -> Problem:
         """That there is no package of this name, with a few that look like it."""
@@ -87,7 +91,8 @@ class Choices:
     def __init__(self, universe: Universe, without: Iterable[str]) -> None:
         self.universe = universe
         self.taken: dict[str, Choice] = {}
-        self._provided: dict[str, list[str]] = {}  # name -> versions that what was taken provides of it
+        self._provided: dict[str, list[tuple[Choice, str]]] = {}  # name -> who of those taken provides it, and how
+        self._excluding: dict[str, list[tuple[Choice, Relation]]] = {}  # name -> who of those taken excludes it
         self._present = self._names_of(without)
 
     def take(self, candidate: Candidate, wanted_by: str) -> None:
@@ -97,9 +102,11 @@ class Choices:
         other = self.rival(candidate)
         if other:
             raise self._excluded(Choice(candidate, wanted_by), other)
-        self.taken[candidate.name] = Choice(candidate, wanted_by)
+        choice = self.taken[candidate.name] = Choice(candidate, wanted_by)
         for name, version in _provides(candidate):
-            self._provided.setdefault(name, []).append(version)
+            self._provided.setdefault(name, []).append((choice, version))
+        for relation in _conflicts(candidate):
+            self._excluding.setdefault(relation.name, []).append((choice, relation))
 
     def complete(self) -> None:
         """Add what those that were taken depend on, and what that depends on, depth first."""
@@ -116,11 +123,23 @@ class Choices:
                 stack.append((chosen, iter(_cached_relations(chosen.depends))))
 
     def rival(self, candidate: Candidate) -> Choice | None:
-        """One of those taken that excludes the candidate, or is excluded by it."""
-        for choice in self.taken.values():
-            if _excludes(candidate, choice.candidate) or _excludes(choice.candidate, candidate):
-                return choice
-        return None
+        """One of those taken that excludes the candidate, or is excluded by it; nothing excludes itself."""
+        found = (*self._excluded_by(candidate), *self._excluders_of(candidate))
+        return next((choice for choice in found if choice.candidate.name != candidate.name), None)
+
+    def _excluded_by(self, candidate: Candidate) -> Iterator[Choice]:
+        for relation in _conflicts(candidate):
+            choice = self.taken.get(relation.name)
+            if choice and _version.fulfils(choice.candidate.version, relation.operator, relation.version):
+                yield choice
+            yield from (c for c, version in self._provided.get(relation.name, ()) if _provided(relation, version))
+
+    def _excluders_of(self, candidate: Candidate) -> Iterator[Choice]:
+        for choice, relation in self._excluding.get(candidate.name, ()):
+            if _version.fulfils(candidate.version, relation.operator, relation.version):
+                yield choice
+        for name, version in _provides(candidate):
+            yield from (c for c, relation in self._excluding.get(name, ()) if _provided(relation, version))
 
     def why(self, name: str) -> str:
         """The chain of wishes that led to a package: "libc6, for nginx"."""
@@ -135,7 +154,7 @@ class Choices:
             return True
         if relation.name in self._present:
             return True
-        return any(_provided(relation, version) for version in self._provided.get(relation.name, ()))
+        return any(_provided(relation, version) for _, version in self._provided.get(relation.name, ()))
 
     def _chosen(self, candidate: Candidate, group: tuple[Relation, ...]) -> Candidate:
         """The first package that meets a group and that nothing taken excludes."""
@@ -165,8 +184,10 @@ class Choices:
         """The names of packages that are taken as present, and all that they provide."""
         names: set[str] = set()
         for name in without:
-            candidate = self.universe.known(name)
-            names |= {name, *(provided for provided, _ in _provides(candidate))}
+            candidate = self.universe.candidate(name)
+            if candidate is None and not self.universe.providers(name):
+                raise self.universe.no_such(name)
+            names |= {name, *(provided for provided, _ in (_provides(candidate) if candidate else ()))}
         return frozenset(names)
 
 
@@ -209,19 +230,11 @@ def _provides(candidate: Candidate) -> Iterator[tuple[str, str]]:
         yield group[0].name, group[0].version
 
 
+def _conflicts(candidate: Candidate) -> Iterator[Relation]:
+    for group in _cached_relations(candidate.conflicts):
+        yield group[0]
+
+
 def _provided(relation: Relation, version: str) -> bool:
     """Whether a provided name meets a relation: one without a version meets none that asks for a version."""
     return not relation.operator or bool(version and _version.fulfils(version, relation.operator, relation.version))
-
-
-def _excludes(one: Candidate, other: Candidate) -> bool:
-    """Whether a Conflicts or Breaks of one package names the other, or a name that it provides."""
-    if one.name == other.name or not one.conflicts:
-        return False
-    for group in _cached_relations(one.conflicts):
-        relation = group[0]
-        if relation.name == other.name and _version.fulfils(other.version, relation.operator, relation.version):
-            return True
-        if any(name == relation.name and _provided(relation, version) for name, version in _provides(other)):
-            return True
-    return False
