@@ -47,5 +47,9 @@ def test_opens_port_80_and_nothing_else(guest):
     assert listening(guest) == {80}
 
 
-def test_configuration_is_valid(sandbox):
-    sandbox.run("/usr/sbin/nginx -t").check()
+def test_configuration_is_valid(guest):
+    guest.run("/usr/sbin/nginx -t").check()
+
+
+def test_has_all_its_libraries(sandbox):
+    assert b"nginx/1." in sandbox.run("/usr/sbin/nginx -v").check().stderr
