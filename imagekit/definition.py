@@ -16,12 +16,25 @@ LOOKS_LIKE_ONE = re.compile(rb"^(image\s*(:[^=\n]*)?=(?!=)|def image\()", re.MUL
 
 
 def looks_like_one(path: Path) -> bool:
-    """Whether a file seems to define an image, without importing it: it may be anybody's Python file."""
+    """Whether a file defines an image, without importing it: it may be anybody's Python file."""
     try:
         source = path.read_bytes()
     except OSError:
         return False
-    return b"imagekit" in source and LOOKS_LIKE_ONE.search(source) is not None
+    if b"imagekit" not in source or not LOOKS_LIKE_ONE.search(source):
+        return False
+    import ast
+
+    try:
+        return any("image" in _names(node) for node in ast.parse(source).body)
+    except (SyntaxError, ValueError):
+        return True  # whoever loads it will say what is wrong
+
+
+def _names(node: Any) -> list[str]:
+    """What a statement defines: `image = ...`, `image: Image = ...`, `def image(...)`."""
+    targets = [*getattr(node, "targets", ()), getattr(node, "target", None), node]
+    return [getattr(target, "id", getattr(target, "name", "")) for target in targets]
 
 
 def load(path: Path) -> "Image":

@@ -4,6 +4,7 @@ It is loaded in every run of whoever has imagekit installed, so it imports next 
 What a test may ask for stands in fixtures.py; docs/testing.md shows how it is used.
 """
 
+import argparse
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -48,7 +49,6 @@ def _told(kind: type[BaseException]) -> Iterator[None]:
         raise
 
 
-@pytest.hookimpl(trylast=True)  # an option that another plugin has taken is ours under --imagekit-...
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Each can also be a variable (IMAGEKIT_ARCH) or stand in [tool.imagekit]; see options.py."""
     from imagekit import arch, plugs
@@ -58,7 +58,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     def add(name: str, **how: Any) -> None:
         try:
             group.addoption(f"--{name}", dest=f"imagekit_{name}", **how)
-        except ValueError:
+        except (ValueError, argparse.ArgumentError):  # another plugin was first; ours must end nobody's run
             group.addoption(f"--imagekit-{name}", dest=f"imagekit_{name}", **how)
 
     known: list[Any] = [arch.ARCHES, plugs.own("formats"), plugs.own("targets")]
@@ -138,7 +138,9 @@ class Definition(pytest.Module):
 
         hook: Any = self.config.pluginmanager.rewrite_hook
         with _told(self.CollectError):
-            return definition.load_module(self.path, loader=hook if hasattr(hook, "exec_module") else None)
+            module = definition.load_module(self.path, loader=hook if hasattr(hook, "exec_module") else None)
+        self.config.pluginmanager.consider_module(module)
+        return module
 
 
 def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> Any:
