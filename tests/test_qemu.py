@@ -17,8 +17,7 @@ from imagekit import host, plugs
 from imagekit.artifact import Artifact, Opened
 from imagekit.errors import Problem, RigProblem
 from imagekit.guest import Guest, GuestProblem, MachineProblem, Rig
-from imagekit.targets import _machine, _qemu, _qemu_agent, _qemu_monitor, _qemu_ports, _qemu_start
-from imagekit.targets._qemu_command import BOARDS, cmdline, network
+from imagekit.targets import _machine, _qemu, _qemu_agent, _qemu_monitor, _qemu_start
 
 FAKE = Path(__file__).with_name("fake_qemu.py")
 PARTS = {"kernel": b"a kernel", "initrd": b"an initrd, of 23 bytes.", "cmdline": b"quiet panic=-1\n"}
@@ -303,45 +302,3 @@ def test_no_line_of_a_machine_is_a_file(start: Start, tmp_path: Path) -> None:
     after = sorted(os.listdir("/tmp")), len(os.listdir("/proc/self/fd"))  # noqa: PTH208
     assert after[1] == before[1]
     assert [p.name for p in tmp_path.iterdir()] == ["agent.x86_64"]
-
-
-# --- pure parts
-
-
-@pytest.mark.parametrize(
-    ("own", "more", "whole"),
-    [
-        (b"quiet\n", "", "quiet console=ttyS0 panic=-1"),
-        (b"", "a=b", "console=ttyS0 panic=-1 a=b"),
-        (b"panic=9 x -- for init", "", "panic=9 x console=ttyS0 panic=-1 -- for init"),
-    ],
-)
-def test_the_kernel_s_arguments(own: bytes, more: str, whole: str) -> None:
-    assert cmdline(own, BOARDS["x86_64"], more=more) == whole
-
-
-@pytest.mark.parametrize("own", [b"x" * 2048, b"a\0b", b"\xff"])
-def test_kernel_arguments_that_cannot_be(own: bytes) -> None:
-    with pytest.raises(Problem, match="command line"):
-        cmdline(own, BOARDS["x86_64"])
-
-
-@pytest.mark.parametrize(
-    ("said", "options"),
-    [
-        (None, ""),
-        ("dhcp", ""),
-        ("none", ""),
-        ("static eth0 192.0.2.10/24 192.0.2.1", ",net=192.0.2.0/24,host=192.0.2.1,dns=192.0.2.2,dhcpstart=192.0.2.10"),
-        ("static eth0 192.0.2.1/24", ",net=192.0.2.0/24,host=192.0.2.2,dns=192.0.2.3,dhcpstart=192.0.2.1"),
-    ],
-)
-def test_the_network_has_the_image_s_address(said: str | None, options: str) -> None:
-    assert network({} if said is None else {"network": said}) == options
-
-
-def test_each_lease_is_another_address() -> None:
-    leases = [_qemu_ports.lease() for _ in range(50)]
-    assert len({lease.address for lease in leases}) == 50
-    for lease in leases:
-        lease.guard.close()

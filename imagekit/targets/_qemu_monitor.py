@@ -32,7 +32,8 @@ class Monitor:
         self._client.register_listener(listener)
         try:
             async with asyncio.timeout(3 * DEADLINE):  # loading QEMU on a busy machine takes long
-                await self._client.connect(line)
+                with suppress(AssertionError):  # qemu.qmp 0.0.6 asserts that QEMU still lives once it is connected
+                    await self._client.connect(line)
         except QMPError as error:
             raise EOFError(str(error)) from error
         self._tasks = [asyncio.create_task(self._listen(listener)), asyncio.create_task(self._watch())]

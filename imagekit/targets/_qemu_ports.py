@@ -5,6 +5,7 @@ anybody listens in the guest (slirp's accept comes first), so the guest is asked
 """
 
 import socket
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -18,7 +19,8 @@ from imagekit.guest import GuestProblem
 NETDEV = "net"  # QEMU's name of the network
 TRIES = 100  # addresses, and host ports
 PATIENCE = 30.0  # seconds that a connection may be silent
-TABLES = ("/proc/net/tcp", "/proc/net/tcp6", "/proc/net/route")
+NETWORK_PATIENCE, LOOK_AGAIN = 10.0, 0.05  # seconds: a guest may be ready before its address is there
+TABLES = ("/etc/imagekit/network", "/proc/net/tcp", "/proc/net/tcp6", "/proc/net/route")
 LISTEN = "0A"  # TCP_LISTEN of include/net/tcp_states.h
 NO_ADDRESS = "0" * 8
 Human = Callable[[str], str]  # QEMU's human monitor
@@ -56,10 +58,11 @@ class Tables(NamedTuple):
     reachable: frozenset[int]  # ports that somebody listens on, from outside too
     inner: frozenset[int]  # ports that only the guest itself reaches
     has_network: bool
+    wants_network: bool  # it has been told to get an address
 
 
 def parse(text: str) -> Tables:
-    """The three TABLES, one after the other; lines that make no sense are skipped, for the guest wrote them."""
+    """The TABLES, one after the other; lines that make no sense are skipped, for the guest wrote them."""
     listening: dict[bool, set[int]] = {True: set(), False: set()}
     has_network = routes = False
     for line in text.splitlines():
@@ -72,7 +75,8 @@ def parse(text: str) -> Tables:
             address, _, port = words[1].partition(":")
             with suppress(ValueError):
                 listening[_is_inner(address)].add(int(port, 16))
-    return Tables(frozenset(listening[False]), frozenset(listening[True] - listening[False]), has_network)
+    inner = frozenset(listening[True] - listening[False])
+    return Tables(frozenset(listening[False]), inner, has_network, text.startswith(("dhcp ", "static ")))
 
 
 def _is_inner(address: str) -> bool:
@@ -97,16 +101,26 @@ class Ports:
         """A connection to a port of the guest; raises GuestProblem when nobody listens there."""
         if not 0 < port < 1 << 16:
             raise Problem(f"{port} is no port", "ports are 1 to 65535")
-        told = self.ask(("cat", *TABLES))
-        if told is not None and (fault := closed(port, parse(told.decode("ascii", "replace")))):
+        tables = self._tables()
+        if tables and (fault := closed(port, tables)):
             raise self.problem(fault)
         with self.lock:
             forward = self._forward(port)
         connection = socket.create_connection((self.address, forward), timeout=PATIENCE)
-        if told is None and _hangs_up(connection):
+        if not tables and _hangs_up(connection):
             connection.close()
             raise self.problem(f"nobody listens on port {port} of the guest")
         return connection
+
+    def _tables(self) -> Tables | None:
+        """What the guest says of its network, once that is up; None when nobody can be asked."""
+        deadline = time.monotonic() + NETWORK_PATIENCE
+        while (told := self.ask(("cat", *TABLES))) is not None:
+            tables = parse(told.decode("ascii", "replace"))
+            if tables.has_network or not tables.wants_network or time.monotonic() > deadline:
+                return tables
+            time.sleep(LOOK_AGAIN)
+        return None
 
     def _forward(self, port: int) -> int:
         """The port on our address that leads to a port of the guest: the same one where we may bind it."""

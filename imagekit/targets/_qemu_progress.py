@@ -1,6 +1,6 @@
 """What a guest has said of its boot: pure, fed line by line, by the agent or from the console.
 
-A line is `SECONDS WORDS` with the guest's own clock; the words are listed in inside/README.md.
+A line is `SECONDS WORDS` with the guest's own clock; the words are listed in early.py.
 """
 
 import re
