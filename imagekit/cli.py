@@ -117,13 +117,13 @@ def boot(asked: "Namespace") -> int:
 
 def run(asked: "Namespace") -> int:
     """Run a program of an image in a mount namespace: it takes the place of this process."""
-    from imagekit.targets import namespace
+    from imagekit.targets import _namespace
 
     store, key = _store(), _key(asked)[0]
     made = _artifact(asked, key, store, kinds=("root",))
     with made.opened(key) as opened:
         _quiet()
-        return int(namespace.execute(opened, asked.command or ["/bin/sh"], store=store))
+        return int(_namespace.execute(opened, asked.command or ["/bin/sh"], store=store))
 
 
 def inspect(asked: "Namespace") -> int:

@@ -16,7 +16,7 @@ from imagekit.errors import Problem
 from imagekit.formats import tar
 from imagekit.guest import GuestProblem, Rig
 from imagekit.stores.directory import open_store
-from imagekit.targets import namespace as target
+from imagekit.targets import _namespace as target
 from imagekit.tree import Tree, file, symlink
 
 ARCH = os.uname().machine

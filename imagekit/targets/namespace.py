@@ -1,170 +1,22 @@
-"""Run commands in an image's tree, without a kernel of its own: a mount namespace, milliseconds, root or not.
-
-Each command sees the tree as it was built, with the machine's /proc, /sys, /dev and network; what it writes is gone
-when it ends, and so is everything that it left running.
-"""
+"""Run commands in an image's tree, without a kernel of its own: a mount namespace, milliseconds, root or not."""
 
 import os
-import shutil
-import subprocess
-import sys
-import zlib
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
-from pathlib import Path
 
-from imagekit import host, namespace
 from imagekit.arch import ARCHES
 from imagekit.artifact import Opened
-from imagekit.disk import folder, untar
-from imagekit.errors import Problem, RigProblem
-from imagekit.guest import Console, Finished, Guest, GuestProblem, Rig, Target
+from imagekit.guest import Guest, Rig, Target
 from imagekit.store import Store
-
-FORM = "1"  # raise it when what is unpacked changes
-MOUNT_POINTS = ("proc", "sys", "dev", "run", "tmp")
-MAX_OUTPUT = 64 << 20  # bytes of each stream of one command
-HINT = "`imagekit doctor` tells how this machine can allow it"
 
 
 def start(opened: Opened, *, rig: Rig, store: Store) -> Guest:
     """The tree, unpacked once per digest; raises RigProblem when this machine allows no such namespace."""
-    root = unpacked(opened, store, rig)
-    writable = _is_writable(root)
-    running: set[subprocess.Popen[bytes]] = set()
-    stopped: list[bool] = []
-    console = Console()
+    from imagekit.targets import _namespace  # what it needs takes longer to load than a build with nothing to do
 
-    def run(argv: Sequence[str], *, input: bytes, env: Mapping[str, str], timeout: float) -> Finished:
-        if stopped:
-            raise GuestProblem(f"{' '.join(argv)}: the guest was stopped")
-        process = _launch(root, argv, env)
-        running.add(process)
-        try:
-            done = host.converse(process, input=input, timeout=timeout, limit=MAX_OUTPUT)
-        except TimeoutError:
-            raise GuestProblem(f"{' '.join(argv)} did not end within {timeout:g} s") from None
-        finally:
-            running.discard(process)
-        console.feed(done.stdout + done.stderr)
-        return Finished(tuple(argv), *done)
-
-    def stop() -> None:
-        stopped.append(True)
-        for process in tuple(running):  # commands of other threads; our own have ended
-            host.end(process)
-
-    facts = {"writable": writable, "user": "root" if os.getuid() == 0 else "root, mapped to an ordinary user"}
-    return Guest(opened.artifact.arch, "namespace", run, _connect, stop, console, facts, lambda: not stopped)
-
-
-def execute(opened: Opened, argv: Sequence[str], *, store: Store, env: Mapping[str, str] | None = None) -> int:
-    """Become a program of the image: same process, same descriptors, same limits; returns only when that failed."""
-    try:
-        root = unpacked(opened, store, Rig(say=_tell))
-        namespace.unshare(inside=0)
-        namespace.stage(str(root))
-        namespace.pivot()
-    except OSError as error:
-        namespace.say(f"{error.strerror or error} ({HINT})")
-        return namespace.FAILED
-    except Problem as problem:
-        namespace.say(str(problem))
-        return namespace.FAILED
-    return namespace.become(list(argv), {**_environment(), **(env or {})})
-
-
-def unpacked(opened: Opened, store: Store, rig: Rig) -> Path:
-    """The verified bytes as a folder of the cache, made once per digest and boot: a power cut may tear files."""
-    part = next((part for part in opened.artifact.parts if part.role == "root"), None)
-    if part is None or opened.artifact.arch not in TARGET.arches:
-        raise Problem(
-            f"{opened.artifact.name} {opened.artifact.arch} {opened.artifact.format} cannot run in a namespace",
-            f"that takes an image in the format tar, for {', '.join(TARGET.arches) or 'a known architecture'}",
-        )
-    boot = Path("/proc/sys/kernel/random/boot_id").read_text()[:8]
-    final = store.folder("roots") / f"{part.sha256}-{FORM}-{boot}"
-    if not final.is_dir():
-        with host.once(store.folder("locks"), f"root-{part.sha256}", say=rig.say):
-            if not final.is_dir():
-                rig.say(f"{opened.artifact.name}: unpacking")
-                _unpack(opened, final)
-    return final
-
-
-def _unpack(opened: Opened, final: Path) -> None:
-    for stale in final.parent.glob(f"{final.name[:64]}*"):  # drafts of the killed, folders of earlier boots
-        shutil.rmtree(stale, ignore_errors=True)
-    draft = final.with_name(f"{final.name}.draft")
-    try:
-        folder.write(untar.members(_inflated(opened.handles["root"])), draft)
-        for name in MOUNT_POINTS:
-            with suppress(FileExistsError):  # as a symlink too: namespace.stage refuses to mount through one
-                (draft / name).mkdir()
-        draft.rename(final)
-    except OSError as error:
-        raise RigProblem(f"cannot unpack to {draft}: {error.strerror}", "make room, or set IMAGEKIT_CACHE") from error
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
-
-
-def _inflated(handle: int) -> Iterator[bytes]:
-    """The tar in a verified .tar.gz, a MiB at a time."""
-    packer, at = zlib.decompressobj(wbits=31), 0
-    while not packer.eof:
-        data = packer.unconsumed_tail
-        if not data:
-            data = os.pread(handle, 1 << 20, at)
-            at += len(data)
-        if not data:
-            raise Problem("the compressed archive is cut short")
-        yield packer.decompress(data, 1 << 20)
-    if packer.unused_data or os.pread(handle, 1, at):
-        raise Problem("something follows the end of the compressed archive")
-
-
-def _is_writable(root: Path) -> bool:
-    done = host.run(_argv(root, ()), ok=None, timeout=60)
-    if done.code:
-        raise RigProblem(f"no namespace for {root.name}: {host.printable(done.stderr).strip()}", HINT)
-    return done.stdout == b"writable\n"
-
-
-def _launch(root: Path, argv: Sequence[str], env: Mapping[str, str]) -> "subprocess.Popen[bytes]":
-    pipe = subprocess.PIPE
-    variables = os.memfd_create("environment")
-    try:
-        text = "".join(f"{name}={value}\0" for name, value in {**_environment(), **env}.items())
-        os.pwrite(variables, text.encode("utf-8", "surrogateescape"), 0)
-        full = _argv(root, argv, "--environment", str(variables))
-        return host.launch(full, stdin=pipe, stdout=pipe, stderr=pipe, pass_fds=(variables,))
-    finally:
-        os.close(variables)
-
-
-def _argv(root: Path, argv: Sequence[str], *options: str) -> list[str]:
-    return [*host.LAUNCHER, "--die-with", str(os.getpid()), "--root", str(root), *options, "--", *argv]
-
-
-def _environment() -> dict[str, str]:
-    terminal = {"TERM": os.environ["TERM"]} if "TERM" in os.environ else {}
-    return {"PATH": namespace.PATH, "HOME": "/root", **terminal}
-
-
-def _connect(port: int) -> None:
-    raise GuestProblem(
-        f"nothing listens on port {port}: a namespace runs single commands, no services",
-        "ask for `guest` on a target that boots, as qemu_x86_64",
-    )
-
-
-def _tell(line: str) -> None:
-    if sys.stderr.isatty():
-        namespace.say(line)
+    return _namespace.start(opened, rig=rig, store=store)
 
 
 TARGET = Target(
-    start=start,
+    start,
     arches=tuple(name for name in ARCHES if name == os.uname().machine),
     kinds=("root",),
     boots=False,
