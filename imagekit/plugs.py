@@ -66,7 +66,6 @@ def _foreign(kind: str) -> dict[str, str]:
     return {point.name: point.value for point in entry_points(group=f"imagekit.{kind}")}
 
 
-@cache
 def _entry_point_files() -> tuple[bytes, ...]:
     """Every installed entry_points.txt, unparsed (PyPA, "Entry points specification")."""
     found = (file for place in sys.path for file in Path(place).glob("*-info/entry_points.txt"))
