@@ -298,6 +298,16 @@ def disobedient(fake: Fake) -> None:
     fake.boot()
 
 
+def echoes(fake: Fake) -> None:
+    fake.boot()
+    fake.say("login: ")
+    Thread(target=fake.serve_agent, daemon=True).start()
+    typed = b""
+    while not typed.endswith(b"\r"):
+        typed += fake.console.recv(1)
+    fake.say(f"<{repr(typed)[2:-1]}>")
+
+
 def main(scenario: str, arguments: list[str]) -> None:
     if scenario == "dies_at_once":
         sys.exit("qemu: -machine q35: no such machine")
