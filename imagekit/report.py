@@ -106,7 +106,8 @@ def table(rows: Iterable[Row]) -> list[str]:
 def notes(rows: Iterable[Row]) -> list[str]:
     """What was emulated and why: a boot time means little without it."""
     said = {row.point[3]: row.facts for row in rows if "accelerator" in row.facts}
-    return [f"{name}: {said[name]['accelerator']}, {said[name].get('accelerator_why', '')}" for name in sorted(said)]
+    words = {name: (facts["accelerator"], facts.get("accelerator_why")) for name, facts in sorted(said.items())}
+    return [f"{name}: {', '.join(filter(None, both))}" for name, both in words.items()]
 
 
 def result(row: Row) -> str:

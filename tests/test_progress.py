@@ -24,6 +24,17 @@ def test_a_terminal_shows_one_line_that_is_cleared_once() -> None:
     assert put == [CLEAR + "short", CLEAR + "longer th", CLEAR]
 
 
+def test_numbers_do_not_flicker(clock: list[float]) -> None:
+    put: list[str] = []
+    lines = Lines(put.append, columns=80)
+    for percent in range(100):
+        lines.say(f"fetching {percent} %")
+        clock[0] += 0.01
+    lines.say("writing")
+    assert 10 < len(put) < 30
+    assert put[-1] == CLEAR + "writing"
+
+
 def test_elsewhere_every_line_is_one_of_its_own(clock: list[float]) -> None:
     put: list[str] = []
     lines = Lines(put.append, columns=0)

@@ -138,3 +138,4 @@ def test_notes_say_once_per_machine_what_was_emulated_and_why() -> None:
         row(accelerator="tcg", accelerator_why="no /dev/kvm"),
     ]
     assert report.notes([*rows, Row(("web", "x", "y", "pretend"))]) == ["qemu: tcg, no /dev/kvm"]
+    assert report.notes([row(accelerator="kvm")]) == ["qemu: kvm"]

@@ -28,7 +28,7 @@ def events(guest: Guest) -> list[Event]:
             f"{guest.target} tells no events: no services run there",
             "ask for `guest`, an image with a kernel on a machine that boots",
         )
-    return [Event(float(seconds), tuple(words)) for seconds, *words in lines if _is_number(seconds)]
+    return [Event(float(line[0]), tuple(line[1:])) for line in lines if line and _is_number(line[0])]
 
 
 def _is_number(text: str) -> bool:

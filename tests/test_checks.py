@@ -1,0 +1,242 @@
+"""Checks: each finds what it is for, and nothing where there is nothing."""
+
+import re
+from dataclasses import replace
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from imagekit import artifact, key
+from imagekit.artifact import Artifact
+from imagekit.checks import boot, contents, network, services, signature, size, standard
+from imagekit.errors import Problem
+from imagekit.guest import Console, Finished, Guest
+from imagekit.image import Budget, Image
+from imagekit.tree import Entry, Tree, directory, file, symlink
+
+KEY = key.from_seed(bytes(32), comment=key.TEST_MARK)
+
+
+def guest(files: dict[str, str] | None = None, **facts: Any) -> Guest:
+    """A guest that has these files and nothing else."""
+
+    def run(argv: tuple[str, ...], **_: Any) -> Finished:
+        assert argv[0] == "cat"
+        have = files or {}
+        missing = [path for path in argv[1:] if path not in have]
+        return Finished(argv, int(bool(missing)), "".join(have.get(path, "") for path in argv[1:]).encode(), b"")
+
+    return Guest("x86_64", "toy", run, print, print, Console(), facts)
+
+
+def eventful(*lines: str) -> Guest:
+    text = "".join(f"{number}.000000500 {line}\n" for number, line in enumerate(lines))
+    return guest({"/run/imagekit/events": text})
+
+
+@pytest.mark.parametrize(
+    ("lines", "failed"),
+    [
+        (("early", "service start nginx", "service ready nginx", "ready"), {}),
+        (("service start a", "service exit a 0"), {}),
+        (("service start a", "service exit a 139", "service start a"), {"a": "ended with 139"}),
+        (("service exit a 1", "service exit a 2", "service exit a 3"), {"a": "ended 3 times, last with 3"}),
+        (("service failed a died twice before it was ready",), {"a": "died twice before it was ready"}),
+        (("service failed a",), {"a": "no reason given"}),
+        (("service exit a 1", "service failed a it died"), {"a": "it died"}),
+        (("onboot start mount", "onboot failed mount 32"), {"onboot mount": "ended with 32"}),
+        (("ready", "shutdown", "service exit a 143"), {}),
+        (("onboot done mount", "network up", "something new"), {}),
+    ],
+)
+def test_failed_services_are_told_with_why(lines: tuple[str, ...], failed: dict[str, str]) -> None:
+    assert services.failed(eventful("early", *lines)) == failed
+
+
+def test_running_services_are_those_that_have_not_ended() -> None:
+    events = (
+        "service start a",
+        "service start b",
+        "service exit b 0",
+        "service start c",
+        "service failed d x",
+        "ready",
+    )
+    assert services.running(eventful(*events)) == {"a", "c"}
+    assert services.running(eventful(*events, "service start b")) == {"a", "b", "c"}
+
+
+@pytest.mark.parametrize("ask", [services.failed, services.running])
+def test_where_no_services_run_that_is_said(ask: Any) -> None:
+    with pytest.raises(Problem, match=r"toy tells no events: no services run there\n  hint: ask for `guest`"):
+        ask(guest())
+
+
+def test_words_that_are_no_events_are_passed_by() -> None:
+    assert services.failed(guest({"/run/imagekit/events": "garbage service failed a\n\n1.5 ready\n"})) == {}
+
+
+HEAD = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n"
+TCP = (
+    "   0: 00000000:0050 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 4711 1 0 100 0 0 10 0\n"
+    "   1: 0100007F:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 4712 1 0 100 0 0 10 0\n"
+    "   2: 0F02000A:0050 0202000A:D431 01 00000000:00000000 00:00000000 00000000     0        0 4713 1 0 20 4\n"
+)
+TCP6 = (
+    "   0: 00000000000000000000000000000000:01BB 00000000000000000000000000000000:0000 0A 00000000:00000000 0 0 0 0 1\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("files", "ports"),
+    [
+        ({"/proc/net/tcp": HEAD + TCP, "/proc/net/tcp6": HEAD + TCP6}, {80, 8080, 443}),
+        ({"/proc/net/tcp": HEAD + TCP}, {80, 8080}),
+        ({"/proc/net/tcp": HEAD, "/proc/net/tcp6": HEAD}, set()),
+        ({}, set()),
+    ],
+)
+def test_listening_ports_are_those_of_the_kernel(files: dict[str, str], ports: set[int]) -> None:
+    assert network.listening(guest(files)) == ports
+
+
+TREE = Tree(
+    {
+        "/tmp": directory(0o1777),
+        "/open": directory(0o777),
+        "/usr": directory(),
+        "/usr/sudo": file(b"", mode=0o4755),
+        "/usr/wall": file(b"", mode=0o2755),
+        "/usr/free": file(b"", mode=0o666),
+        "/usr/fine": file(b"", mode=0o755),
+        "/bin": symlink("usr"),
+        "/by/bin": symlink("../bin/fine"),
+        "/up": symlink("../../../usr/fine"),
+        "/abs": symlink("/usr/fine"),
+        "/self": symlink("self"),
+        "/gone": symlink("usr/gone"),
+        "/late": symlink("/run/late"),
+        "/dir": symlink("usr/"),
+        "/below": symlink("usr/fine/x"),
+        "/null": Entry("char", 0o666, device=(1, 3)),
+    }
+)
+
+
+def test_surprising_modes_are_found() -> None:
+    assert contents.setuid(TREE) == {"/usr/sudo", "/usr/wall"}
+    assert contents.world_writable(TREE) == {"/open", "/usr/free"}
+
+
+def test_dangling_links_are_found() -> None:
+    assert contents.dangling(TREE) == {"/self": "self", "/gone": "usr/gone", "/below": "usr/fine/x"}
+    assert contents.dangling(Tree()) == {}
+
+
+def made(folder: Path, data: bytes = b"initrd", **more: Any) -> Artifact:
+    """A signed artifact of one part."""
+    folder.mkdir(exist_ok=True)
+    (folder / "toy.initrd").write_bytes(data)
+    part = {"role": "initrd", "file": "toy.initrd", "size": len(data), "sha256": sha256(data).hexdigest()}
+    packages = [{"name": f"p{n}", "version": "1", "architecture": "all", "size": n << 20} for n in range(20)]
+    largest = [[f"/usr/lib/{n}", n << 10] for n in range(20, 0, -1)]
+    about = {"name": "toy", "arch": "x86_64", "format": "kernel_initrd", "kind": "kernel"}
+    text = artifact.canonical({**about, "parts": [part], "packages": packages, "largest": largest, **more})
+    path = folder / "toy.manifest.json"
+    path.write_bytes(text)
+    path.with_name("toy.manifest.json.minisig").write_text(KEY.sign(text, comment="toy"))
+    return artifact.load(path)
+
+
+def test_differences_name_parts_and_facts(tmp_path: Path) -> None:
+    one = made(tmp_path / "a")
+    assert contents.differences(one, made(tmp_path / "b")) == []
+    assert contents.differences(one, made(tmp_path / "c", b"other", tree="x")) == ["tree", "initrd"]
+    assert contents.differences(one, made(tmp_path / "d", parts=[])) == ["initrd"]
+
+
+def test_the_ten_largest_packages_and_paths_are_shown(tmp_path: Path) -> None:
+    shown = size.breakdown(made(tmp_path, bytes(2 << 20)))
+    assert shown.startswith("toy x86_64 kernel_initrd has 2.0 MiB:\n     2.0 MiB  initrd\n")
+    assert re.findall(r"(p\d+) 1$", shown, re.MULTILINE) == [f"p{n}" for n in range(19, 9, -1)]
+    assert re.findall(r"/usr/lib/\d+$", shown, re.MULTILINE) == [f"/usr/lib/{n}" for n in range(20, 10, -1)]
+
+
+@pytest.mark.parametrize(
+    ("count", "words"), [(0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), (19083673, "18.2 MiB"), (3 << 30, "3.0 GiB")]
+)
+def test_sizes_are_for_people(count: int, words: str) -> None:
+    assert size.text(count) == words
+
+
+BOOTED = guest(boot_seconds=2.5, stages=[(0.5, "early"), (0.75, "modules"), (2.5, "ready")])
+
+
+def test_the_stages_of_a_boot_are_shown_with_their_cost() -> None:
+    assert boot.seconds(BOOTED) == 2.5
+    assert boot.breakdown(BOOTED).splitlines() == [
+        "booted in 2.500 s of the guest's clock:",
+        "     0.500 s  +0.500  early",
+        "     0.750 s  +0.250  modules",
+        "     2.500 s  +1.750  ready",
+    ]
+
+
+def test_a_refusal_says_why(tmp_path: Path) -> None:
+    good = made(tmp_path)
+    assert signature.refusal(good, KEY) == ""
+    assert "signed by key" in signature.refusal(good, key.new())
+    (tmp_path / "toy.initrd").write_bytes(b"INITRD")
+    assert signature.refusal(good, KEY) == "toy.initrd has other bytes, not the 6 that the manifest names"
+
+
+def test_every_changed_bit_is_noticed_and_the_artifact_stays_whole(tmp_path: Path) -> None:
+    good = made(tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert signature.unnoticed(good, KEY) == []
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_verification_that_sees_nothing_is_found_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(signature, "refusal", lambda *_: "")
+    good = made(tmp_path)
+    assert "toy.initrd" in signature.unnoticed(good, KEY)
+
+
+IMAGE = Image("toy", budget=Budget(size=6, boot=2.5))
+
+
+def test_the_standard_tests_pass_where_all_is_well(tmp_path: Path) -> None:
+    good = made(tmp_path / "a")
+    standard.test_within_size_budget(IMAGE, good)
+    standard.test_is_signed(good, KEY)
+    standard.test_rebuilds_identically(good, made(tmp_path / "b"))
+    standard.test_boots_within_budget(IMAGE, BOOTED)
+    standard.test_nothing_failed(eventful("ready"))
+
+
+def test_the_standard_tests_fail_where_it_is_not(tmp_path: Path) -> None:
+    good, tight = made(tmp_path / "a"), replace(IMAGE, budget=Budget(size=5, boot=2.4))
+    with pytest.raises(AssertionError, match="largest packages, uncompressed"):
+        standard.test_within_size_budget(tight, good)
+    with pytest.raises(AssertionError, match=r"\+1\.750  ready"):
+        standard.test_boots_within_budget(tight, BOOTED)
+    with pytest.raises(AssertionError, match="signed by key"):
+        standard.test_is_signed(good, key.new())
+    with pytest.raises(AssertionError, match="initrd"):
+        standard.test_rebuilds_identically(good, made(tmp_path / "b", b"other"))
+    with pytest.raises(AssertionError, match="it died"):
+        standard.test_nothing_failed(eventful("service failed a it died"))
+
+
+@pytest.mark.parametrize("test", [standard.test_within_size_budget, standard.test_boots_within_budget])
+def test_a_budget_that_is_not_there_is_not_kept(tmp_path: Path, test: Any) -> None:
+    with pytest.raises(AssertionError, match=r"image 'toy' has no budget for its (size|boot): give it one"):
+        test(Image("toy"), made(tmp_path) if "size" in test.__name__ else BOOTED)
+
+
+def test_a_star_import_brings_the_tests_alone() -> None:
+    assert all(name.startswith("test_") for name in standard.__all__)
+    assert set(standard.__all__) == {name for name in vars(standard) if name.startswith("test_")}
