@@ -97,7 +97,7 @@ def test_a_failed_definition_leaves_no_module(tmp_path: Path) -> None:
         ("import imagekit\nimage == 1\n", False),
         ("import imagekit\n    image = 1\n", False),
         ("image = load('cat.png')\n", False),
-        ("TEXT = \"\"\"\nfrom imagekit import Image\nimage = Image('web')\n\"\"\"\n", False),
+        ('TEXT = """\nfrom imagekit import Image\nimage = Image(\'web\')\n"""\n', False),
         ("import imagekit\nimage = (\n", True),
         (b"\xff imagekit\nimage = 1\n", True),
     ],
