@@ -1,6 +1,7 @@
 """A .deb becomes a plain package, or one Problem."""
 
 import gzip
+import os
 from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
@@ -65,8 +66,9 @@ def test_a_package_without_files(store: Store) -> None:
         lambda _, blob: blob.unlink(),
         lambda _, blob: blob.write_bytes(blob.read_bytes()[:-1]),
         lambda _, blob: blob.write_bytes(blob.read_bytes() + b"x"),
+        lambda _, blob: blob.write_bytes(blob.read_bytes()[:-1] + b"x"),
     ],
-    ids=["note cut", "note changed", "note empty", "note zeros", "bytes gone", "bytes cut", "bytes longer"],
+    ids=["note cut", "note changed", "note empty", "note zeros", "gone", "cut", "longer", "same size, other bytes"],
 )
 def test_a_damaged_cache_means_converting_again(store: Store, damage: Callable[[Path, Path], object]) -> None:
     data = deb("tiny", [*folders("usr", "usr/bin"), HELLO])
@@ -79,6 +81,16 @@ def test_a_damaged_cache_means_converting_again(store: Store, damage: Callable[[
     damage(note, blob)
     assert _deb.load(digest, store) is None
     assert convert(data, store).tree.read("/usr/bin/hello") == HELLO.data
+
+
+def test_a_cache_that_was_copied_is_hashed_once(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = deb("tiny", [*folders("usr", "usr/bin"), HELLO])
+    digest = sha256(data).hexdigest()
+    convert(data, store)
+    os.utime(store.path(sha256(HELLO.data or b"").hexdigest()), (1, 1))
+    assert _deb.load(digest, store) is not None
+    monkeypatch.setattr(_deb, "_remember", lambda *_: pytest.fail("hashed again"))
+    assert _deb.load(digest, store) is not None
 
 
 def test_the_order_of_the_archive_leaves_no_trace(store: Store) -> None:

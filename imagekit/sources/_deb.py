@@ -20,7 +20,7 @@ from imagekit.store import Store
 from imagekit.tree import Entry, Slice, Tree
 
 NOTE = "debian-package"
-FORM = "1"  # raise it when a conversion changes: old notes are then not found
+FORM = "2"  # raise it when a conversion changes: old notes are then not found
 MAX_CONTROL = 8 << 20
 MAX_XZ_MEMORY = 256 << 20  # xz -9 wants 65 MiB
 MERGED = ("/usr/bin", "/usr/sbin", "/usr/lib", "/usr/lib32", "/usr/lib64", "/usr/libx32")
@@ -49,9 +49,7 @@ def load(digest: str, store: Store) -> Package | None:
     if not body or sha256(body).hexdigest().encode() != seal:
         return None  # the store does not hash its notes, and a power cut may tear one
     columns: _Columns = json.loads(body)
-    if columns["deb"] != digest or not _is_there(columns, store):
-        return None
-    return _package(columns, store)
+    return _package(columns, store) if columns["deb"] == digest and _is_whole(columns, store) else None
 
 
 def convert(data: bytes, digest: str, store: Store) -> Package:
@@ -65,9 +63,31 @@ def convert(data: bytes, digest: str, store: Store) -> Package:
     columns: _Columns = {"deb": digest, "object": blob, "notes": _deeds(control), "digest": ""}
     columns |= _fields(control.get("control", "")) | _columns(_finish(rows))
     columns["digest"] = _package(columns, store).tree.digest
-    body = json.dumps(columns, separators=(",", ":")).encode()
-    store.remember(NOTE, f"{digest}-{FORM}", sha256(body).hexdigest().encode() + b"\n" + body)
+    _remember(columns, store)
     return _package(columns, store)
+
+
+def _remember(columns: _Columns, store: Store) -> None:
+    columns["hashed"] = _state(columns["object"], store)
+    body = json.dumps(columns, separators=(",", ":")).encode()
+    store.remember(NOTE, f"{columns['deb']}-{FORM}", sha256(body).hexdigest().encode() + b"\n" + body)
+
+
+def _is_whole(columns: _Columns, store: Store) -> bool:
+    """Whether the object with the files' bytes is untouched since it was hashed, or else hashes to its name still."""
+    try:
+        if _state(columns["object"], store) == columns["hashed"]:
+            return True
+        store.read(columns["object"])  # sets it aside if it is bad
+    except (FileNotFoundError, KeyError):
+        return False
+    _remember(columns, store)
+    return True
+
+
+def _state(digest: str, store: Store) -> list[int]:
+    state = store.path(digest).stat()
+    return [state.st_size, state.st_mtime_ns]
 
 
 def _package(columns: _Columns, store: Store) -> Package:
@@ -79,15 +99,6 @@ def _package(columns: _Columns, store: Store) -> Package:
         tree=_tree(columns, str(store.path(columns["object"]))),
         notes=tuple(columns["notes"]),
     )
-
-
-def _is_there(columns: _Columns, store: Store) -> bool:
-    """Whether the object with the files' bytes is there and whole; each file is hashed when it is read."""
-    last = max(map(sum, zip(columns["offset"], columns["bytes"], strict=True)), default=0)
-    try:
-        return store.path(columns["object"]).stat().st_size == last
-    except FileNotFoundError:
-        return False
 
 
 def _ar_members(data: bytes) -> Iterator[tuple[str, bytes]]:

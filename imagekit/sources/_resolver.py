@@ -5,6 +5,7 @@ its name; of providers the essential one, then the one of higher priority. One s
 is nothing to backtrack for; where packages exclude each other, both are named, and why each is wanted.
 """
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
 from typing import NamedTuple
@@ -209,11 +210,9 @@ def kernel(universe: Universe, name: str, debian_arch: str) -> Candidate:
     """The package with the kernel that a name or a metapackage leads to: linux-image-cloud -> linux-image-6.1.0-..."""
     found = universe.candidate(name) or universe.candidate(f"{name}-{debian_arch}")
     if found is None:
-        raise unknown(
-            f"kernel package of {universe.suite}",
-            name,
-            {known for known in universe.names() if known.startswith("linux-image-") and known.count("-") <= 4},
-        )
+        stems = (known.removesuffix(f"-{debian_arch}") for known in universe.names() if known.endswith(debian_arch))
+        known = {stem for stem in stems if re.fullmatch(r"linux-image(-[a-z]+)*", stem)}
+        raise unknown(f"kernel package of {universe.suite}", name, known)
     for group in _cached_relations(found.depends):
         if group[0].name.startswith("linux-image-"):
             return next(universe.satisfiers(group[0]), found)
