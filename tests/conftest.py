@@ -17,7 +17,7 @@ def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Itera
     monkeypatch.setenv("IMAGEKIT_CACHE", str(pytester.path / "cache"))
     monkeypatch.setenv("IMAGEKIT_KEY", str(toys.HERE / "fixtures/keys/test.key"))
     monkeypatch.setenv("OUTSIDE_LOG", str(pytester.path / "log"))
-    monkeypatch.setenv("PYTHONPATH", str(toys.OUTSIDE))
+    monkeypatch.setenv("PYTHONPATH", str(toys.OUTSIDE), prepend=os.pathsep)
     monkeypatch.delenv("PYTEST_ADDOPTS", raising=False)
     pytester.syspathinsert(toys.OUTSIDE)
     pytester.makeconftest(toys.CONFTEST)
