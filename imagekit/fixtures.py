@@ -34,6 +34,18 @@ class Bench(NamedTuple):
     told: set[tuple[Path, str, str, str]]  # the places whose facts travel with a report already
 
 
+def param(request: Any) -> str:
+    """What the matrix filled in for a test."""
+    from imagekit.errors import Problem
+
+    if not hasattr(request, "param"):
+        raise Problem(
+            "the matrix was made without this test: it asked for a fixture when it ran already",
+            "name tree, artifact, sandbox or guest among the test's arguments",
+        )
+    return str(request.param)
+
+
 def image(request: Any) -> Image:
     """The image that the module defines, a value."""
     from imagekit.errors import Problem

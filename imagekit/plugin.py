@@ -23,7 +23,7 @@ BENCH, LINES = pytest.StashKey[fixtures.Bench](), pytest.StashKey[progress.Lines
 for _name, _scope in fixtures.SCOPES.items():
     globals()[_name] = pytest.fixture(scope=_scope, name=_name)(getattr(fixtures, _name))
 for _name in PARAMS:
-    globals()[_name] = pytest.fixture(scope="module", name=_name)(lambda request: request.param)
+    globals()[_name] = pytest.fixture(scope="module", name=_name)(fixtures.param)
 pytest.register_assert_rewrite("imagekit.checks")
 
 

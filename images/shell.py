@@ -1,8 +1,7 @@
 """The smallest bootable image: a kernel, busybox, and a way to ask it things."""
 
-from imagekit.checks.standard import *  # noqa: F403 - ready-made tests: within budget, signed, boots, rebuilds identically
-
 from imagekit import DOCS, Budget, Image
+from imagekit.checks.standard import *  # noqa: F403 - ready-made tests: within budget, signed, boots, rebuilds identically
 
 image = Image(
     name="shell",

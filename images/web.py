@@ -1,10 +1,9 @@
 """A web appliance: nginx serves one page on port 80, wherever it is booted."""
 
+from imagekit import DOCS, Budget, Directory, File, Image, Service, User
 from imagekit.checks.network import listening
 from imagekit.checks.services import failed
 from imagekit.checks.standard import *  # noqa: F403 - ready-made tests: within budget, signed, boots, rebuilds identically
-
-from imagekit import DOCS, Budget, Directory, File, Image, Service, User
 
 image = Image(
     name="web",

@@ -83,6 +83,15 @@ def test(tree, image): assert image.name == "mine"
     result.stdout.fnmatch_lines(["*test_own.py defines no image", "*hint: write `image = Image(...)`*"])
 
 
+def test_a_fixture_asked_for_too_late_says_so(project: pytest.Pytester) -> None:
+    write(project, "images/toy.py", TOY + "def test(request): request.getfixturevalue('guest')\n")
+    result = project.runpytest_inprocess("images")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(
+        ["the matrix was made without this test*", "*hint: name tree, artifact, sandbox or guest*"]
+    )
+
+
 def test_standard_checks_can_be_imported(project: pytest.Pytester) -> None:
     write(
         project, "images/toy.py", TOY + "from imagekit.checks.standard import test_within_size_budget, test_is_signed\n"
