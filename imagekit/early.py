@@ -2,7 +2,7 @@
 
 In the guest:
 
-    /init                            mounts, loads modules, configures the network, becomes runit (inside/init)
+    /init                            mounts, loads modules, configures the network, becomes runit
     /etc/runit/1, 2, 3               runit's stages: onboot, services, services down and onshutdown
     /etc/imagekit/modules            paths of kernel modules in load order
     /etc/imagekit/network            "dhcp IFACE", "static IFACE ADDRESS/PREFIX GATEWAY" or "none"
@@ -10,8 +10,7 @@ In the guest:
     /etc/imagekit/services/NAME/     run, finish, and supervise, which leads to /run: the root may be read-only
     /etc/imagekit/table              a line per service: NAME, milliseconds to stop, what it comes after, condition
     /etc/imagekit/ready/NAME         the command of a command: condition
-    /usr/lib/imagekit/boot           does what would cost a shell many forks (inside/boot.c)
-    /usr/sbin/poweroff, reboot, halt
+    /usr/lib/imagekit/boot           all of this is done by it, also /usr/sbin/poweroff, reboot, halt (inside/boot.c)
 
 What happens is noted in /run/imagekit/events, a line each, and printed on the console behind "imagekit: ":
 
@@ -45,12 +44,25 @@ INIT_PACKAGES = ("busybox-static", "libc6", "runit")  # of Debian, taken alone: 
 OWNER = "imagekit"
 SHELL = "/usr/bin/busybox"
 BOOT = "/usr/lib/imagekit/boot"
+NAMES = (
+    "/init",
+    *(f"/etc/runit/{name}" for name in ("1", "2", "3", "ctrlaltdel")),
+    *(f"/usr/sbin/{name}" for name in ("halt", "poweroff", "reboot")),
+)
 SETTINGS = "/etc/imagekit"
 KEPT = re.compile(
     r"/usr/bin/(busybox|runsv|runsvdir|sv|chpst)\Z"
     r"|/usr/sbin/runit\Z"
     r"|/usr/(lib|lib64|lib/[^/]+-linux-gnu)/(ld-linux-[^/]+\.so\.[0-9]+|libc\.so\.6)\Z"  # what runit's programs need
     r"|/usr/share/doc/(busybox-static|libc6|runit)/copyright\Z"  # their licences want to travel with them
+)
+UDHCPC = (
+    *("/usr/bin/busybox", "udhcpc", "-f"),
+    *("-i", "eth0"),
+    *("-s", "/usr/lib/imagekit/dhcp"),
+    *("-t", "5"),  # requests,
+    *("-T", "1"),  # a second between them,
+    *("-A", "3"),  # then again after three
 )
 APPLETS = {  # what an interactive shell needs, of those that Debian's busybox-static has
     "/usr/bin": (
@@ -61,8 +73,8 @@ APPLETS = {  # what an interactive shell needs, of those that Debian's busybox-s
         "tr true tty umount uname uniq unlink uptime usleep vi watch wc wget which whoami xargs xxd yes zcat"
     ),
     "/usr/sbin": (
-        "arp chroot fdisk getty ifconfig insmod ip losetup lsmod mknod modprobe pivot_root rmmod route sulogin "
-        "switch_root sysctl udhcpc"
+        "arp chroot fdisk getty ifconfig insmod ip losetup lsmod mknod pivot_root rmmod route sulogin switch_root "
+        "sysctl udhcpc"  # no modprobe: the kernel would call it again and again while it boots, to no end
     ),
 }
 
@@ -77,13 +89,10 @@ def keep(path: str) -> bool:
 def tree(image: Image, arch: str, *, modules: Sequence[str]) -> Tree:
     """What imagekit adds to a bootable image; modules: their paths in load order."""
     entries = {
-        "/init": _script((_INSIDE / "init").read_text()),
         BOOT: program("boot", arch),
-        "/etc/runit/ctrlaltdel": symlink(BOOT, owner=OWNER),
         f"{SETTINGS}/modules": _text("".join(f"{path}\n" for path in modules)),
         f"{SETTINGS}/services": directory(owner=OWNER),
-        **{f"/etc/runit/{n}": _script((_INSIDE / f"stage{n}").read_text()) for n in (1, 2, 3)},
-        **{f"/usr/sbin/{name}": symlink(f"../lib/{BOOT[9:]}", owner=OWNER) for name in ("halt", "poweroff", "reboot")},
+        **{path: symlink(BOOT, owner=OWNER) for path in NAMES},
         **_network(image),
         **_steps("onboot", image.onboot),
         **_steps("onshutdown", image.onshutdown),
@@ -131,11 +140,11 @@ def _network(image: Image) -> Mapping[str, Entry]:
     return {
         f"{SETTINGS}/network": _text("dhcp eth0\n"),
         "/etc/resolv.conf": symlink("/run/imagekit/resolv.conf", owner=OWNER),
-        "/usr/lib/imagekit/dhcp": _script((_INSIDE / "dhcp").read_text()),
+        "/usr/lib/imagekit/dhcp": symlink("boot", owner=OWNER),
         **_supervised(
             "_dhcp",  # no service of an image can be called so
-            run="exec busybox udhcpc -f -i eth0 -s /usr/lib/imagekit/dhcp -t 5 -T 1 -A 3\n",
-            finish="exec busybox sleep 5\n",  # without an interface it ends at once, again and again
+            run=("lease", "eth0", "--", *UDHCPC),
+            finish=("run", "--", "/usr/bin/busybox", "sleep", "5"),  # without an interface it ends again and again
         ),
     }
 
@@ -159,7 +168,7 @@ def _steps(kind: str, steps: Sequence[Step]) -> Mapping[str, Entry]:
     entries = {f"{SETTINGS}/{kind}": directory(owner=OWNER)}
     for number, step in enumerate(steps):
         words = ("step", kind, step.name, f"timeout={step.timeout:g}", *_variables(step.env), "--", *argv(step.command))
-        entries[f"{SETTINGS}/{kind}/{number:02d}-{step.name}"] = _script(f"#!/bin/sh\n{_exec_boot(words)}")
+        entries[f"{SETTINGS}/{kind}/{number:02d}-{step.name}"] = _orders(words)
     return entries
 
 
@@ -170,12 +179,12 @@ def _services(services: Sequence[Service]) -> Mapping[str, Entry]:
         how = (f"user={service.user}", *after, *_variables(service.env))
         entries |= _supervised(
             service.name,
-            run=_exec_boot(("start", service.name, *how, "--", *argv(service.command))),
-            finish=_exec_boot(("end", service.name, service.restart)).replace("\n", ' "$@"\n'),
+            run=("start", service.name, *how, "--", *argv(service.command)),
+            finish=("end", service.name, service.restart),
         )
         if service.ready.startswith("command:"):
-            words = shlex.join(shlex.split(service.ready.removeprefix("command:")))
-            entries[f"{SETTINGS}/ready/{service.name}"] = _script(f"#!/bin/sh\nexec {words}\n")
+            words = shlex.split(service.ready.removeprefix("command:"))
+            entries[f"{SETTINGS}/ready/{service.name}"] = _script(f"#!/bin/sh\nexec {shlex.join(words)}\n")
     return entries
 
 
@@ -186,18 +195,20 @@ def _row(service: Service) -> str:
     return f"{service.name} {round(service.stop_timeout * 1000)} {after or '-'} {condition or '-'}\n"
 
 
-def _supervised(name: str, *, run: str, finish: str) -> Mapping[str, Entry]:
+def _supervised(name: str, *, run: Sequence[str], finish: Sequence[str]) -> Mapping[str, Entry]:
     folder = f"{SETTINGS}/services/{name}"
     return {
         folder: directory(owner=OWNER),
-        f"{folder}/run": _script(f"#!/bin/sh\n{run}"),
-        f"{folder}/finish": _script(f"#!/bin/sh\n{finish}"),
+        f"{folder}/run": _orders(run),
+        f"{folder}/finish": _orders(finish),
         f"{folder}/supervise": symlink(f"/run/imagekit/supervise/{name}", owner=OWNER),
     }
 
 
-def _exec_boot(words: Sequence[str]) -> str:
-    return f"exec {BOOT} {shlex.join(words)}\n"
+def _orders(words: Sequence[str]) -> Entry:
+    """A script of boot's: a word per line."""
+    lines = (word.replace("\\", "\\\\").replace("\n", "\\n") for word in words)
+    return _script("".join(f"{line}\n" for line in (f"#!{BOOT}", *lines)))
 
 
 def _variables(env: Mapping[str, str]) -> tuple[str, ...]:

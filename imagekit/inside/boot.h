@@ -3,6 +3,7 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -11,16 +12,31 @@
 
 #define SERVICES "/etc/imagekit/services"
 #define EVENTS "/run/imagekit/events"
+#define PATH "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 enum { LONGEST = 1024 }; /* bytes of an event, a path, a line of a table */
 
 /* ---- event.c ---- */
 
 int64_t milliseconds(void);
+void write_file(const char *path, int flags, const char *text);
 void event(const char *form, ...) __attribute__((format(printf, 1, 2)));
 int count(const char *form, ...) __attribute__((format(printf, 1, 2)));
 int wait_for_growth(int64_t until);
-void complain(const char *what);
+void complain(const char *form, ...) __attribute__((format(printf, 1, 2)));
+int note(char **words);
+
+/* ---- early.c ---- */
+
+int init(char **words);
+
+/* ---- stage.c ---- */
+
+int stage1(char **words);
+int stage2(char **words);
+int stage3(char **words);
+int reboot_soon(char **words);
+int power_off_soon(char **words);
 
 /* ---- run.c: what start and step have in common ---- */
 
@@ -35,6 +51,7 @@ struct orders { /* NAME=VALUE words, "--", then the command */
 struct orders read_orders(char **words);
 const char *become(const struct orders *orders);
 int step(char **words);
+int run(char **words);
 
 /* ---- service.c ---- */
 
@@ -51,8 +68,24 @@ int read_table(struct service **services);
 int names(const char *list, const char *name);
 int start_service(char **words);
 int end_service(char **words);
-int stop_services(void);
+void stop_services(void);
 int wait_for_services(char **names);
+
+/* ---- network.c ---- */
+
+struct lease {
+    char interface[16], address[64], gateway[64], servers[256], domain[256];
+    int prefix, seconds;
+};
+
+void set_network(void);
+void wake_interface(const char *interface);
+void apply(const struct lease *lease);
+int take_lease(char **words);
+
+/* ---- lease.c ---- */
+
+int ask_for_lease(char **words);
 
 /* ---- ready.c ---- */
 

@@ -15,4 +15,4 @@ build() { # NAME SOURCE...
     done
 }
 build agent agent.c command.c wire.c
-build boot boot.c event.c ready.c run.c service.c
+build boot boot.c early.c event.c lease.c network.c ready.c run.c service.c stage.c

@@ -13,7 +13,7 @@ int64_t milliseconds(void)
     return t.tv_sec * 1000LL + t.tv_nsec / 1000000;
 }
 
-static void append(const char *path, int flags, const char *text)
+void write_file(const char *path, int flags, const char *text)
 {
     int file = open(path, O_WRONLY | O_CLOEXEC | flags, 0644);
     (void)!write(file, text, strlen(text));
@@ -33,9 +33,9 @@ void event(const char *form, ...)
         if (*p < ' ') *p = ' '; /* one event is one line, whatever a name or an error holds */
     clock_gettime(CLOCK_MONOTONIC, &t);
     snprintf(line, sizeof line, "%lld.%09ld %s\n", (long long)t.tv_sec, t.tv_nsec, words);
-    append(EVENTS, O_APPEND | O_CREAT, line);
+    write_file(EVENTS, O_APPEND | O_CREAT, line);
     snprintf(line, sizeof line, "<11>imagekit: %s\n", words);
-    append("/dev/kmsg", 0, line);
+    write_file("/dev/kmsg", 0, line);
 }
 
 /* How many events begin with these words. */
@@ -74,9 +74,24 @@ int wait_for_growth(int64_t until)
     return read(watch, noticed, sizeof noticed) > 0;
 }
 
-void complain(const char *what)
+/* Say what went wrong, on the console. */
+void complain(const char *form, ...)
 {
-    char line[LONGEST];
-    snprintf(line, sizeof line, "<11>imagekit: %s\n", what);
-    append("/dev/kmsg", 0, line);
+    char words[LONGEST], line[LONGEST + 64];
+    va_list list;
+    va_start(list, form);
+    vsnprintf(words, sizeof words, form, list);
+    va_end(list);
+    snprintf(line, sizeof line, "<11>imagekit: %s\n", words);
+    write_file("/dev/kmsg", 0, line);
+}
+
+/* event WORDS... */
+int note(char **words)
+{
+    char text[LONGEST] = "";
+    for (size_t n = 0; *words && n < sizeof text; words++)
+        n += (size_t)snprintf(text + n, sizeof text - n, "%s%s", n ? " " : "", *words);
+    event("%s", text);
+    return 0;
 }

@@ -75,7 +75,7 @@ static int is_http_ready(struct service *s, const char *where)
 /* Run the condition's script, at most ten times a second; one that takes ten seconds is killed. */
 static int is_command_ready(struct service *s)
 {
-    char path[LONGEST], *argv[] = {path, NULL}, *env[] = {"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", NULL};
+    char path[LONGEST], *argv[] = {path, NULL}, *env[] = {PATH, "HOME=/root", NULL};
     int status;
     if (s->pid && waitpid(s->pid, &status, WNOHANG) == s->pid) {
         s->pid = 0;

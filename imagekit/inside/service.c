@@ -112,16 +112,16 @@ static void push_down(struct service *s)
 }
 
 /* Stop every service, those that others come after last; who does not obey in time is killed. */
-int stop_services(void)
+void stop_services(void)
 {
     struct service *all;
     int n = read_table(&all), up = n;
-    for (event("shutdown"); up; usleep(5000)) {
+    while (up) {
         up = 0;
         for (struct service *s = all; s < all + n; s++) {
             if (!s->is_down && !is_needed(all, n, s->name)) push_down(s);
             up += !s->is_down;
         }
+        if (up) usleep(5000);
     }
-    return 0;
 }
