@@ -7,7 +7,7 @@ What a test may ask for stands in fixtures.py; docs/testing.md shows how it is u
 import argparse
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -74,6 +74,9 @@ def pytest_configure(config: pytest.Config) -> None:
     """Judge names wherever they were given; let a worker of xdist end with its controller, even by kill -9."""
     for name in DIMENSIONS:
         _option(config, name)
+    report = Path(_option(config, "image-report", "r")).absolute()
+    if not report.parent.is_dir() or report.is_dir():
+        raise pytest.UsageError(f"--image-report: {report} cannot be a file: make its folder, or name another")
     put, columns = _terminal(config)
     config.stash[LINES] = progress.Lines(put, columns=columns)
     config.stash[BENCH] = fixtures.Bench(partial(_option, config), config.stash[LINES].say, {}, set())
@@ -103,7 +106,7 @@ def _terminal(config: pytest.Config) -> tuple[Callable[[str], None], int]:
     def put(text: str) -> None:
         capture = config.pluginmanager.getplugin("capturemanager")
         reporter = config.pluginmanager.getplugin("terminalreporter")
-        with capture.global_and_fixture_disabled():
+        with capture.global_and_fixture_disabled() if capture else nullcontext():
             if reporter and not worker:
                 reporter.ensure_newline()
                 reporter.write(text, flush=True)
@@ -240,7 +243,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 
     rows = report.rows(terminalreporter.stats)
     if path:
-        (config.invocation_params.dir / path).write_text(report.json_lines(rows), encoding="utf-8")
+        Path(path).write_text(report.json_lines(rows), encoding="utf-8")
     if rows:
         terminalreporter.section("images")
         terminalreporter.write("\n".join([*report.table(rows), *report.notes(rows), ""]))

@@ -185,6 +185,14 @@ def test_a_failure_stands_in_the_table_and_the_report(project: pytest.Pytester) 
     assert row["failures"] == ["images/toy.py::test[x86_64-paper]"]
 
 
+@pytest.mark.parametrize("path", ["no/such/folder/r.jsonl", "images"])
+def test_a_report_that_cannot_be_written_is_told_before_anything_runs(project: pytest.Pytester, path: str) -> None:
+    result = project.runpytest_inprocess("images", "--image-report", path)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines([f"ERROR: --image-report: */{path} cannot be a file: make its folder, or name another"])
+    assert log(project) == []
+
+
 def test_no_image_no_table(project: pytest.Pytester) -> None:
     write(project, "test_unit.py", "def test(record_property): record_property('a', 1)\n")
     result = project.runpytest_inprocess("test_unit.py", "--image-report", "r.jsonl")
