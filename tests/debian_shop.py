@@ -13,7 +13,8 @@ from imagekit.sources import _fetch
 from imagekit.sources.debian import SOURCE
 from imagekit.store import Store
 
-HASTY = _fetch.Patience(stall=0.3, start=2.0, slowest=1e9, tries=2, pause=0.01)
+CALM = _fetch.Patience(stall=20, start=60, tries=2, pause=0.01)  # so that a busy machine fails no test
+HASTY = _fetch.Patience(stall=0.3, start=60, tries=2, pause=0.01)
 NGINX = b"not really nginx" * 5000
 
 
@@ -42,7 +43,7 @@ def stocked(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Archive]:
             made.add(image, [Item("./boot/vmlinuz", arch.encode())], version="6.1", architecture=arch)
         made.publish()
         made.use(monkeypatch)
-        monkeypatch.setattr(_fetch, "PATIENCE", HASTY)
+        monkeypatch.setattr(_fetch, "PATIENCE", CALM)
         yield made
 
 

@@ -17,7 +17,15 @@ from imagekit.stores.directory import open_store
 
 DATA = bytes(range(256)) * 800
 DIGEST = sha256(DATA).hexdigest()
-HASTY = _fetch.Patience(stall=0.3, start=1.0, slowest=1e9, tries=3, pause=0.01)
+CALM = _fetch.Patience(stall=20, start=60, tries=3, pause=0.01)  # so that a busy machine fails no test
+STALLED = _fetch.Patience(stall=0.3, start=60, tries=3, pause=0.01)
+LATE = _fetch.Patience(stall=20, start=1, slowest=1e9, tries=3, pause=0.01)
+HASTY = {
+    "silent": STALLED,
+    "stall in the middle": STALLED,
+    "one byte now and then": LATE,
+    "headers now and then": LATE,
+}
 
 
 @pytest.fixture
@@ -33,9 +41,11 @@ def store(tmp_path: Path) -> Store:
     return open_store(tmp_path / "cache")
 
 
-def fetch(mirror: Mirror, store: Store, *, size: int = len(DATA), beat: Callable[[int], None] = lambda _: None) -> None:
-    with closing(_fetch.Calls(HASTY).line()) as line:
-        _fetch.fetch(line, mirror.address, "pool/x+1_all.deb", size=size, digest=DIGEST, store=store, beat=beat)
+def fetch(
+    mirror: Mirror, store: Store, *, beat: _fetch.Beat = lambda _: None, patience: _fetch.Patience = CALM
+) -> None:
+    with closing(_fetch.Calls(patience).line()) as line:
+        _fetch.fetch(line, mirror.address, "pool/x+1_all.deb", size=len(DATA), digest=DIGEST, store=store, beat=beat)
 
 
 def kept(store: Store) -> list[Path]:
@@ -53,7 +63,7 @@ def test_what_was_asked_for_is_kept(mirror: Mirror, store: Store) -> None:
 def test_a_connection_is_kept_for_the_next_file(mirror: Mirror) -> None:
     ports = set()
     mirror.answers["*"] = lambda answer: (ports.add(answer.client_address[1]), answer.file())[1]
-    with closing(_fetch.Calls(HASTY).line()) as line:
+    with closing(_fetch.Calls(CALM).line()) as line:
         for _ in range(3):
             assert _fetch.text(line, f"{mirror.address}/pool/x+1_all.deb", 1 << 20) == DATA
     assert len(ports) == 1
@@ -171,12 +181,17 @@ BAD = {  # what the mirror does, the words of the problem, how often it was aske
 
 @pytest.mark.parametrize(("does", "words", "asked"), BAD.values(), ids=BAD)
 def test_a_bad_mirror_is_named_and_leaves_nothing(
-    mirror: Mirror, store: Store, does: Callable[[Mirror], Callable[[Answer], None]], words: str, asked: int
+    request: pytest.FixtureRequest,
+    mirror: Mirror,
+    store: Store,
+    does: Callable[[Mirror], Callable[[Answer], None]],
+    words: str,
+    asked: int,
 ) -> None:
     mirror.answers["*"] = does(mirror)
     beats: list[int] = []
     with pytest.raises(RigProblem, match=words) as caught:
-        fetch(mirror, store, beat=beats.append)
+        fetch(mirror, store, beat=beats.append, patience=HASTY.get(request.node.callspec.id, CALM))
     assert "pool/x+1_all.deb" in caught.value.message
     assert caught.value.hint
     assert isinstance(caught.value, Gone) == ("dropped" in words)
@@ -208,11 +223,11 @@ def test_chunks_are_read(mirror: Mirror, store: Store) -> None:
 
 def test_no_mirror_at_all(store: Store) -> None:
     with (
-        closing(_fetch.Calls(HASTY).line()) as line,
+        closing(_fetch.Calls(CALM).line()) as line,
         pytest.raises(RigProblem, match=r"connection failed.*tried 3 times"),
     ):
         _fetch.fetch(line, "http://127.0.0.1:1", "x", size=1, digest=DIGEST, store=store, beat=lambda _: None)
-    with closing(_fetch.Calls(HASTY).line()) as line, pytest.raises(RigProblem, match="name cannot be resolved"):
+    with closing(_fetch.Calls(CALM).line()) as line, pytest.raises(RigProblem, match="name cannot be resolved"):
         _fetch.fetch(line, "http://mirror.invalid", "x", size=1, digest=DIGEST, store=store, beat=lambda _: None)
 
 
@@ -256,7 +271,7 @@ def test_credentials_of_the_address_are_sent_and_never_shown(mirror: Mirror) -> 
     seen: list[str] = []
     mirror.answers["*"] = lambda this: (seen.append(this.headers["Authorization"]), this.body(b"", 403))[1]
     secret = mirror.address.replace("//", "//me:canary%21@")
-    with closing(_fetch.Calls(HASTY).line()) as line, pytest.raises(RigProblem) as caught:
+    with closing(_fetch.Calls(CALM).line()) as line, pytest.raises(RigProblem) as caught:
         _fetch.text(line, f"{secret}/x", 10)
     assert seen == ["Basic bWU6Y2FuYXJ5IQ=="]
     assert "canary" not in str(caught.value)
@@ -266,14 +281,14 @@ def test_a_proxy_of_the_environment_is_used(mirror: Mirror, monkeypatch: pytest.
     mirror.answers["*"] = lambda this: this.body(b"through the proxy")
     monkeypatch.setenv("http_proxy", mirror.address)
     monkeypatch.delenv("no_proxy", raising=False)
-    with closing(_fetch.Calls(HASTY).line()) as line:
+    with closing(_fetch.Calls(CALM).line()) as line:
         assert _fetch.text(line, "http://mirror.invalid/x", 100) == b"through the proxy"
     assert mirror.requests == ["http://mirror.invalid/x"]
 
 
 def test_names_are_quoted(mirror: Mirror, store: Store) -> None:
     path = "a b/?c#d\r\nX: y"
-    with closing(_fetch.Calls(HASTY).line()) as line, pytest.raises(Gone):
+    with closing(_fetch.Calls(CALM).line()) as line, pytest.raises(Gone):
         _fetch.fetch(line, mirror.address, path, size=1, digest=DIGEST, store=store, beat=lambda _: None)
     assert mirror.requests == ["/a%20b/%3Fc%23d%0D%0AX%3A%20y"]
 

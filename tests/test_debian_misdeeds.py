@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from debian_archive import Archive, xz
 from debian_mirror import Answer
-from debian_shop import check_store, obtain, resolve, stocked
+from debian_shop import CALM, HASTY, check_store, obtain, resolve, stocked
 
 from imagekit.errors import RigProblem
 from imagekit.package import Gone
@@ -76,8 +76,14 @@ MISDEEDS: dict[str, tuple[Callable[[Answer], None], str]] = {
 
 @pytest.mark.parametrize(("misdeed", "words"), MISDEEDS.values(), ids=MISDEEDS)
 def test_a_package_that_does_not_come_as_pinned(
-    debian: Archive, store: Store, misdeed: Callable[[Answer], None], words: str
+    debian: Archive,
+    store: Store,
+    misdeed: Callable[[Answer], None],
+    words: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    if misdeed is stall:
+        monkeypatch.setattr(_fetch, "PATIENCE", HASTY)
     pins = resolve(store, "nginx")
     path = "/debian/" + next(pin.path for pin in pins if pin.name == "nginx")
     debian.mirror.answers[path] = misdeed
@@ -87,19 +93,27 @@ def test_a_package_that_does_not_come_as_pinned(
     assert isinstance(caught.value, Gone) == (misdeed is missing)
     check_store(store)
     debian.mirror.answers.clear()
+    monkeypatch.setattr(_fetch, "PATIENCE", CALM)
     assert {package.name for package in obtain(pins, store)} == {"adduser", "libc", "nginx"}
     check_store(store)
 
 
 @pytest.mark.parametrize(("misdeed", "words"), MISDEEDS.values(), ids=MISDEEDS)
 def test_an_index_that_does_not_come_as_signed(
-    debian: Archive, store: Store, misdeed: Callable[[Answer], None], words: str
+    debian: Archive,
+    store: Store,
+    misdeed: Callable[[Answer], None],
+    words: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    if misdeed is stall:
+        monkeypatch.setattr(_fetch, "PATIENCE", HASTY)
     debian.mirror.answers[index_path(debian)] = misdeed
     with pytest.raises(RigProblem, match=words):
         resolve(store, "nginx")
     check_store(store)
     debian.mirror.answers.clear()
+    monkeypatch.setattr(_fetch, "PATIENCE", CALM)
     assert resolve(store, "nginx")
 
 

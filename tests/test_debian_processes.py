@@ -7,9 +7,12 @@ import sys
 from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
+from signal import SIGINT
+from threading import Event
 
 import pytest
 from debian_archive import Archive, Item
+from debian_mirror import Answer
 from debian_shop import check_store, stocked
 
 from imagekit.store import Store
@@ -124,3 +127,20 @@ def test_two_at_once_fetch_each_file_once(debian: Archive, store: Store) -> None
     fetched = [path for path in debian.mirror.requests if path.endswith(".deb")]
     assert len(fetched) == len(set(fetched)) == 5
     check_store(store)
+
+
+def test_ctrl_c_ends_a_silent_transfer(debian: Archive, store: Store) -> None:
+    asked = Event()
+
+    def stall(answer: Answer) -> None:
+        asked.set()
+        answer.mirror.over.wait(60)
+
+    debian.mirror.answers |= {f"/debian/pool/main/{name}_1_amd64.deb": stall for name in ("nginx", "libc")}
+    process = start("obtain('nginx')", store)
+    assert asked.wait(30)
+    process.send_signal(SIGINT)
+    code, output = finish(process)  # long before the mirror's silence would be noticed twice over
+    assert code != 0
+    assert output.rstrip().endswith("KeyboardInterrupt")
+    assert list(Path(store.location).rglob("drafts/*")) == []
