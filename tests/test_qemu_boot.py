@@ -2,6 +2,9 @@
 
 import os
 import socket
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,10 +16,12 @@ from imagekit import build, definition, key, plugs
 from imagekit.guest import Guest, GuestProblem, Rig
 from imagekit.image import Image, Service, Step, Text
 from imagekit.stores.directory import open_store
+from imagekit.targets import _qemu_start
 
 HOME = Path(__file__).parent.parent
 SHELL = HOME / "images/shell.py"
 KEY = HOME / "fixtures/keys/test.key"
+__all__ = ["_qemu_start", "boot", "image"]  # what the script below uses
 RAM = 256  # MiB
 HTTPD = Service("httpd", "/usr/bin/busybox httpd -f -p 80 -h /srv", ready="http:80/index.html")
 
@@ -108,3 +113,41 @@ def test_a_clean_stop_is_one() -> None:
     assert not Path(f"/proc/{guest.facts['pid']}").exists()
     with pytest.raises(GuestProblem, match="powered off"):
         guest.run("true")
+
+
+def test_without_a_channel_the_artifact_boots_as_it_is() -> None:
+    with boot(image(), "aarch64", channel=False) as guest:
+        assert guest.facts["stages"][-1] == (guest.facts["boot_seconds"], "ready")
+        assert "imagekit." not in guest.facts["cmdline"]
+        assert "rdinit" not in guest.facts["cmdline"]
+    assert guest.facts["stopped"] == "the guest was stopped"
+
+
+KILLED = """
+import sys, time
+sys.path.insert(0, {tests!r})
+import test_qemu_boot as t
+start = t._qemu_start.start
+t._qemu_start.start = lambda *a, **k: print((s := start(*a, **k)).machine.pid, flush=True) or s
+t.boot(t.image(), "x86_64")
+"""
+
+
+def test_kill_9_leaves_no_qemu() -> None:
+    """The real one, out of the tools tree where that is used: entering it must not undo what makes it die with us."""
+    script = KILLED.format(tests=str(Path(__file__).parent))
+    process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE)
+    assert process.stdout
+    with process, process.stdout:
+        pid = int(process.stdout.readline())
+        process.kill()
+    while lives(pid):  # a hang is the failure
+        time.sleep(0.01)
+
+
+def lives(pid: int) -> bool:
+    """Whether it runs: process 1 of a container takes its time to bury the dead."""
+    try:
+        return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False

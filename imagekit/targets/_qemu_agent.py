@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 AGAIN = 2.0  # seconds without an acknowledgement until a piece is sent again
 GRACE = 15.0  # seconds that the agent has to kill a command whose time is up, and to say so
+SLOWEST = 4000  # bytes of stdin a second: a UART of an emulated machine takes 40,000 to 140,000 where nobody else works
 POWER_OFF = ("/usr/sbin/poweroff",)
 QUIET, MAX_QUIETS = 20.0, 6  # seconds without a word, and how many times those, until a guest is not waited for
 NOT_STARTED = {errno.ENOENT: 127, errno.ENOTDIR: 127, errno.EACCES: 126, errno.ENOEXEC: 126}  # as a shell says it
@@ -80,12 +81,12 @@ async def run(
 ) -> Finished:
     """Run a command in a guest; raises GuestProblem when it has no end in time, or prints more than is kept."""
     packed = request(argv, env=env, timeout=timeout)
-    agent = machine.agent
+    agent, patience = machine.agent, timeout + GRACE + len(stdin) / SLOWEST
     async with agent.places:
         with agent.call(packed, stdin) as (number, call):
             again = asyncio.create_task(_send_again(agent, call))
             try:
-                done = await machine.until(lambda: call.done or number in agent.lies, timeout + GRACE)
+                done = await machine.until(lambda: call.done or number in agent.lies, patience)
             finally:
                 again.cancel()
     if lie := agent.lies.pop(number, None):
@@ -93,9 +94,7 @@ async def run(
     if not done and machine.ending:
         raise machine.gone(f"before {argv[0]} ended")
     if not done:
-        raise machine.problem(
-            f"{argv[0]}: no answer within {timeout + GRACE:g} s: the guest hangs, or its agent is gone"
-        )
+        raise machine.problem(f"{argv[0]}: no answer within {patience:g} s: the guest hangs, or its agent is gone")
     return _finished(machine, argv, call, timeout)
 
 
