@@ -5,7 +5,6 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import asdict
 from functools import cache
 from hashlib import sha256
@@ -75,13 +74,8 @@ def write_lock(image: Image, path: Path, *, store: Store, say: Say = quiet) -> L
             pins[request.arch] += resolved.pins
             archives |= set(resolved.archives)
     lock = Lock(_request_digest(image), tuple(sorted(archives)), pins)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        draft.write_text(lock.text(), encoding="utf-8")
-        draft.replace(path)
-    finally:
-        with suppress(FileNotFoundError):
-            draft.unlink()
+    with host.draft(path) as file:
+        file.write(lock.text().encode())
     return lock
 
 
@@ -104,14 +98,10 @@ def publish(made: Artifact, out: Path) -> Artifact:
     out.mkdir(parents=True, exist_ok=True)
     signature = made.path.name + SIGNATURE_SUFFIX
     for name in (*(part.file for part in made.parts), made.path.name, signature):
-        draft = out / f".{name}.{os.getpid()}"
-        try:
-            shutil.copyfile(made.path.parent / name, draft)
-            draft.chmod(0o644)
-            draft.replace(out / name)
-        finally:
-            with suppress(FileNotFoundError):
-                draft.unlink()
+        with open(made.path.parent / name, "rb") as source, host.draft(out / name) as target:
+            left = os.fstat(source.fileno()).st_size
+            while left and (sent := os.sendfile(target.fileno(), source.fileno(), None, left)):
+                left -= sent
     return Artifact(out / made.path.name, made.text, made.manifest)
 
 
@@ -273,7 +263,7 @@ def _place(
     """Lay the artifact down whole: a draft folder, renamed when parts, manifest and signature are in it."""
     text = artifacts.canonical(manifest)
     comment = f"imagekit {manifest['name']} {manifest['version']} {manifest['arch']} {manifest['format']}"
-    draft = place.with_name(f".{place.name}.{os.getpid()}")
+    draft = place.with_name(f".{place.name}")  # whoever makes this artifact holds its lock: what is there was abandoned
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir()
     for part in manifest["parts"]:

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 from imagekit.errors import RigProblem
 
@@ -189,6 +189,47 @@ def once(folder: Path, name: str, *, say: Callable[[str], None] | None = None) -
         yield
     finally:
         os.close(handle)
+
+
+@contextmanager
+def draft(final: Path) -> Iterator[BinaryIO]:
+    """A new file that takes the name `final` when the block ends well, and is removed when it does not.
+
+    A draft whose writer was killed is removed by the next one. Raises RigProblem when it cannot be written.
+    """
+    try:
+        for old in final.parent.glob(f".{final.name}.*.draft"):
+            remove_abandoned(old)
+        with open_draft(final.with_name(f".{final.name}.{os.getpid()}-{os.urandom(4).hex()}.draft")) as file:
+            try:
+                yield file
+                file.flush()
+                Path(file.name).replace(final)
+            finally:
+                Path(file.name).unlink(missing_ok=True)
+    except OSError as error:
+        raise RigProblem(f"cannot write {final}: {error.strerror}", "make room, or write elsewhere") from error
+
+
+def open_draft(path: Path) -> BinaryIO:
+    """A new file, locked as long as it is open: the kernel frees a lock with its holder."""
+    import fcntl
+
+    while True:
+        file = open(path, "xb")  # noqa: SIM115 - the caller's to close
+        fcntl.flock(file, fcntl.LOCK_EX)
+        if os.fstat(file.fileno()).st_nlink:
+            return file
+        file.close()  # somebody took it for abandoned before it was locked
+
+
+def remove_abandoned(path: Path) -> None:
+    """Remove a draft that nobody holds locked any more."""
+    import fcntl
+
+    with suppress(OSError), open(path, "rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        path.unlink()
 
 
 def _locked_soon(handle: int) -> bool:

@@ -6,6 +6,7 @@ from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
 
+from imagekit import host
 from imagekit.errors import RigProblem
 from imagekit.stamp import cache_location
 from imagekit.store import Store
@@ -15,6 +16,7 @@ def open_store(location: Path | None = None) -> Store:
     """The store at `location`, made (mode 0700) if it is not there; raises RigProblem when others can change it."""
     root = Path(location or cache_location()).absolute()
     _private(root)
+    _sweep(root)
 
     def path(digest: str) -> Path:
         if len(digest) != 64 or not digest.isalnum():
@@ -76,6 +78,13 @@ def _private(root: Path) -> None:
         raise RigProblem(f"everybody can write to the cache {root}", f"chmod go-w {root}, or set IMAGEKIT_CACHE")
 
 
+def _sweep(root: Path) -> None:
+    """Remove the drafts of writers that were killed."""
+    with suppress(FileNotFoundError):
+        for name in os.listdir(root / "drafts"):  # noqa: PTH208 - iterdir makes a Path of each, and there is rarely any
+            host.remove_abandoned(root / "drafts" / name)
+
+
 @contextmanager
 def _atomic(root: Path) -> Iterator[tuple[Callable[[bytes], object], Callable[[Path], None]]]:
     """Functions to write to a draft and to publish it by rename; whatever goes wrong, the draft is removed.
@@ -97,7 +106,7 @@ def _atomic(root: Path) -> Iterator[tuple[Callable[[bytes], object], Callable[[P
 
     with _told(root):
         draft.parent.mkdir(exist_ok=True)
-        file = open(draft, "xb")  # noqa: SIM115 - closed below
+        file = host.open_draft(draft)
     try:
         yield put, publish
     finally:
