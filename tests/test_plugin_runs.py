@@ -106,10 +106,11 @@ def test_standard_checks_can_be_imported(project: pytest.Pytester) -> None:
 # --- telling ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_problem_is_shown_without_frames(project: pytest.Pytester) -> None:
+@pytest.mark.parametrize("workers", [(), ("-n", "1")])
+def test_a_problem_is_shown_without_frames(project: pytest.Pytester, workers: tuple[str, ...]) -> None:
     write(project, "images/toy.py", TOY.replace('"toy"', '"broken"') + "def test(guest): ...\n")
-    result = project.runpytest_inprocess("images", "--arch", "x86_64")
-    result.assert_outcomes(errors=1, deselected=1)
+    result = project.runpytest_subprocess("images", "--arch", "x86_64", *workers, timeout=60)
+    result.assert_outcomes(errors=1, deselected=0 if workers else 1)
     result.stdout.fnmatch_lines(
         [
             "the toy did not become ready",
