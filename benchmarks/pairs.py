@@ -45,7 +45,8 @@ def alternate(what: str, run: Run, floor: Run, *, rounds: int, limit: float) -> 
 def timed(argv: Sequence[str], *, env: dict[str, str] | None = None, cwd: str | None = None) -> float:
     """Wall seconds of a whole process; raises CalledProcessError when it fails."""
     started = time.perf_counter()
-    done = subprocess.run(argv, env={**os.environ, **(env or {})}, cwd=cwd, capture_output=True, check=False)
+    usual = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}  # as for a user
+    done = subprocess.run(argv, env={**usual, **(env or {})}, cwd=cwd, capture_output=True, check=False)
     seconds = time.perf_counter() - started
     if done.returncode:
         raise SystemExit(f"{' '.join(argv)} ended with {done.returncode}\n{done.stderr.decode()}")

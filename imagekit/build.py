@@ -98,11 +98,27 @@ def publish(made: Artifact, out: Path) -> Artifact:
     out.mkdir(parents=True, exist_ok=True)
     signature = made.path.name + SIGNATURE_SUFFIX
     for name in (*(part.file for part in made.parts), made.path.name, signature):
-        with open(made.path.parent / name, "rb") as source, host.draft(out / name) as target:
-            left = os.fstat(source.fileno()).st_size
-            while left and (sent := os.sendfile(target.fileno(), source.fileno(), None, left)):
-                left -= sent
+        if not _same(made.path.parent / name, out / name):
+            _copy(made.path.parent / name, out / name)
     return Artifact(out / made.path.name, made.text, made.manifest)
+
+
+def _same(source: Path, target: Path) -> bool:
+    """Whether the target has the source's bytes already: reading them costs a fraction of writing them."""
+    try:
+        with open(source, "rb") as a, open(target, "rb") as b:
+            if os.fstat(a.fileno()).st_size != os.fstat(b.fileno()).st_size:
+                return False
+            return all(chunk == b.read(len(chunk)) for chunk in iter(lambda: a.read(1 << 20), b""))
+    except OSError:
+        return False
+
+
+def _copy(source: Path, target: Path) -> None:
+    with open(source, "rb") as file, host.draft(target) as draft:
+        left = os.fstat(file.fileno()).st_size
+        while left and (sent := os.sendfile(draft.fileno(), file.fileno(), None, left)):
+            left -= sent
 
 
 def definition_digest(image: Image, folder: Path) -> str:

@@ -31,21 +31,30 @@ def origin(name: str, given: Any = None, *, folder: Path | None = None, default:
 @cache
 def project(folder: Path) -> tuple[Path | None, dict[str, Any]]:
     """The nearest pyproject.toml with a [tool.imagekit] at or above a folder, and that table."""
-    import tomllib
-
     for place in (folder.absolute(), *folder.absolute().parents):
         path = place / "pyproject.toml"
-        try:
-            text = path.read_text(encoding="utf-8")
-            table = tomllib.loads(text).get("tool", {}).get("imagekit") if "[tool.imagekit" in text else None
-        except FileNotFoundError:
-            continue
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-            raise Problem(f"cannot read {path}: {error}") from error
-        if isinstance(table, dict):
+        table = _table(path)
+        if table is not None:
             for name in table:
                 if name not in KNOWN:
                     problem = unknown("setting", name, KNOWN)
                     raise Problem(f"{path}: [tool.imagekit]: {problem.message}", problem.hint)
             return path, table
     return None, {}
+
+
+def _table(path: Path) -> dict[str, Any] | None:
+    try:
+        text = path.read_text(encoding="utf-8")
+        if "[tool.imagekit" not in text:
+            return None
+        import tomllib  # most projects have no such table, and a warm build has no time for it
+
+        table = tomllib.loads(text)["tool"]["imagekit"]
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError) as error:
+        raise Problem(f"cannot read {path}: {error}") from error
+    if not isinstance(table, dict):
+        raise Problem(f"{path}: tool.imagekit is {table!r}, not a table")
+    return table
