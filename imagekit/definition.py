@@ -1,5 +1,6 @@
 """A definition: the Python file that says what an image is and, as test functions, what it must do."""
 
+import ast
 import re
 import sys
 from pathlib import Path
@@ -23,8 +24,6 @@ def looks_like_one(path: Path) -> bool:
         return False
     if b"imagekit" not in source or not LOOKS_LIKE_ONE.search(source):
         return False
-    import ast
-
     try:
         return any("image" in _names(node) for node in ast.parse(source).body)
     except (SyntaxError, ValueError):
@@ -32,9 +31,11 @@ def looks_like_one(path: Path) -> bool:
 
 
 def _names(node: Any) -> list[str]:
-    """What a statement defines: `image = ...`, `image: Image = ...`, `def image(...)`."""
-    targets = [*getattr(node, "targets", ()), getattr(node, "target", None), node]
-    return [getattr(target, "id", getattr(target, "name", "")) for target in targets]
+    """What a statement defines that may be an image: `image = ...`, `image: Image = ...`, a fixture `image`."""
+    if hasattr(node, "decorator_list"):
+        return [node.name] if any("fixture" in ast.dump(decorator) for decorator in node.decorator_list) else []
+    targets = [*getattr(node, "targets", ()), getattr(node, "target", None)]
+    return [getattr(target, "id", "") for target in targets]
 
 
 def load(path: Path) -> "Image":
@@ -81,8 +82,6 @@ def _check_source(path: Path) -> None:
 
 def refuse_repeated_keys(source: str, path: Path) -> None:
     """Raise Problem for a dict display that has one constant key twice: Python would keep the last without a word."""
-    import ast
-
     for node in ast.walk(ast.parse(source, filename=str(path))):
         if isinstance(node, ast.Dict):
             seen: set[object] = set()

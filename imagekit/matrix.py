@@ -23,6 +23,7 @@ class Point(NamedTuple):
     target: str = ""
 
 
+UNNAMED = Image("unnamed")  # stands for an image that a fixture will make: the default formats and architectures
 NOWHERE = Point("-", "-", "-")  # for a test of what its image does not offer: no selection admits it
 
 

@@ -24,12 +24,8 @@ for _name, _scope in fixtures.SCOPES.items():
     globals()[_name] = pytest.fixture(scope=_scope, name=_name)(getattr(fixtures, _name))
 for _name in PARAMS:
     globals()[_name] = pytest.fixture(scope="module", name=_name)(fixtures.param)
+_imagekit = pytest.fixture(scope="session", name="_imagekit")(lambda pytestconfig: pytestconfig.stash[BENCH])
 pytest.register_assert_rewrite("imagekit.checks")
-
-
-@pytest.fixture(scope="session")
-def _imagekit(pytestconfig: pytest.Config) -> fixtures.Bench:
-    return pytestconfig.stash[BENCH]
 
 
 def _is_problem(error: BaseException | None) -> bool:
@@ -113,8 +109,7 @@ def _terminal(config: pytest.Config) -> tuple[Callable[[str], None], int]:
             elif worker:  # its stdout is xdist's own channel
                 os.write(2, f"imagekit {worker}: {text}".encode())
 
-    is_terminal = os.isatty(1) and not worker and config.option.verbose >= 0
-    return put, os.get_terminal_size(1).columns if is_terminal else 0
+    return put, os.get_terminal_size(1).columns if os.isatty(1) and not worker else 0
 
 
 def pytest_report_header(config: pytest.Config) -> str:
@@ -174,7 +169,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if columns.count(2) == 2:
         raise pytest.Collector.CollectError(f"{metafunc.function.__name__}: a test asks for guest or sandbox, not both")
     with _told(pytest.Collector.CollectError):
-        points = matrix.places(_image_of(metafunc.module), depth=columns[-1] + 1, boots=PARAMS[2] in names)
+        points = matrix.places(
+            _image_in(metafunc.module) or matrix.UNNAMED, depth=columns[-1] + 1, boots=PARAMS[2] in names
+        )
     points = points or [matrix.NOWHERE]  # is deselected; an empty parametrisation would be a skipped test
     rows = [[point[column] for column in columns] for point in points]
     metafunc.parametrize(names, rows, indirect=True, ids=["-".join(filter(None, point)) for point in points])
@@ -183,28 +180,32 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Deselect what was not asked for, and order the rest so that every machine starts once."""
-    if not any(map(_module_of, items)):
+    images = {item: _image_of(item) for item in items}
+    if not any(images.values()):
         return
     from imagekit import matrix
 
-    images = {item: _image_of(module.obj) if (module := _module_of(item)) else None for item in items}
     with _told(pytest.UsageError):
         placed = [matrix.Placed(item, item.path, images[item], matrix.Point(*_point(item))) for item in items]
         items[:], left = matrix.arranged(placed, matrix.Selection(*(_option(config, name, ()) for name in DIMENSIONS)))
     config.hook.pytest_deselected(items=left)
 
 
-def _module_of(item: pytest.Item) -> Any:
-    """The module of a test that judges an image: the matrix filled something in, or it stands in a definition."""
-    return item.getparent(pytest.Module if any(_point(item)) else Definition)
-
-
-def _image_of(module: Any) -> Any:
-    """A module's image; where a fixture makes it, the matrix is that of an image that says nothing of its own."""
+def _image_in(module: Any) -> Any:
     from imagekit.image import Image
 
     found = getattr(module, "image", None)
-    return found if isinstance(found, Image) else Image("unknown")
+    return found if isinstance(found, Image) else None
+
+
+def _image_of(item: pytest.Item) -> Any:
+    """The image that a test judges: the matrix filled something in, or it stands in a definition; None for others."""
+    module = item.getparent(pytest.Module if any(_point(item)) else Definition)
+    if module is None:
+        return None
+    from imagekit import matrix
+
+    return _image_in(module.obj) or (matrix.UNNAMED if any(_point(item)) else None)
 
 
 def _point(item: pytest.Item) -> tuple[str, str, str]:
@@ -217,12 +218,11 @@ def _point(item: pytest.Item) -> tuple[str, str, str]:
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
     """Facts travel with the report; a Problem is shown without frames, and a guest's console beside what failed."""
     item.config.stash[LINES].clear()
-    if call.when == "setup" and (module := _module_of(item)):
+    if call.when == "setup" and (image := _image_of(item)):
         from imagekit import report
 
-        place = (item.path, *_point(item))
         bench = item.config.stash[BENCH]
-        item.user_properties += report.told(_image_of(module.obj).name, place, bench.facts, bench.told)
+        item.user_properties += report.told(image.name, (item.path, *_point(item)), bench.facts, bench.told)
     if call.excinfo and not isinstance(call.excinfo.value, pytest.skip.Exception):
         console = getattr(getattr(item, "funcargs", {}).get("guest"), "console", None)
         if console and call.when:
