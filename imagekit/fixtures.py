@@ -93,14 +93,20 @@ def rebuilt(
     request: Any, image: Image, lock: Lock, arch: str, _imagekit_format: str, key: Key, store: Store, _imagekit: Bench
 ) -> Iterator[Artifact]:
     """The artifact made once more, with nothing remembered but the packages."""
-    from tempfile import TemporaryDirectory
+    import shutil
 
-    from imagekit import plugs
+    from imagekit import host, plugs
     from imagekit.store import forgetful
 
-    with TemporaryDirectory(dir=store.folder("rebuilt")) as place:
-        fresh = forgetful(store, Path(place), keep=lambda kind: kind.startswith(plugs.names("sources")))
-        yield _built(request, image, lock, arch, _imagekit_format, key, fresh, _imagekit)
+    name = f"{image.name}-{arch}-{_imagekit_format}"
+    place = store.folder("rebuilt") / name
+    fresh = forgetful(store, place, keep=lambda kind: kind.startswith(plugs.names("sources")))
+    with host.once(store.folder("locks"), f"rebuilt-{name}", say=_imagekit.say):
+        shutil.rmtree(place, ignore_errors=True)  # of a run that was killed
+        try:
+            yield _built(request, image, lock, arch, _imagekit_format, key, fresh, _imagekit)
+        finally:
+            shutil.rmtree(place)
 
 
 def _built(

@@ -92,6 +92,17 @@ def test_a_fixture_asked_for_too_late_says_so(project: pytest.Pytester) -> None:
     )
 
 
+def test_a_rebuild_shares_nothing_and_leaves_nothing(project: pytest.Pytester) -> None:
+    own = "def test(artifact, rebuilt): assert artifact.digest == rebuilt.digest and artifact.path != rebuilt.path\n"
+    write(project, "images/toy.py", TOY + own)
+    killed = project.path / "cache/rebuilt/toy-x86_64-paper/artifacts/toy-x86_64-paper"
+    killed.mkdir(parents=True)
+    (killed / "toy.manifest.json").write_text("half")
+    project.runpytest_inprocess("images").assert_outcomes(passed=4)
+    assert [line for line in log(project) if line.startswith("artifact")].count("artifact toy x86_64 paper -") == 2
+    assert list((project.path / "cache/rebuilt").iterdir()) == []
+
+
 def test_standard_checks_can_be_imported(project: pytest.Pytester) -> None:
     write(
         project, "images/toy.py", TOY + "from imagekit.checks.standard import test_within_size_budget, test_is_signed\n"
