@@ -254,8 +254,14 @@ def _write(
     parts = [_part(role, stem + kind.suffixes[role], of) for role, of in written.items()]
     about = {"name": image.name, "version": image.version, "arch": arch, "format": format, "kind": kind.kind}
     content = {"parts": parts, "tree": whole.digest, "packages": _listed(whole, packages), "largest": _largest(whole)}
-    manifest = {"imagekit": imagekit.__version__, **about, **digests, **content}
+    network = {"network": _network(whole)}  # a machine is wired for the address that the image has
+    manifest = {"imagekit": imagekit.__version__, **about, **network, **digests, **content}
     return _place(manifest, written, f"{stem}.{format}{MANIFEST_SUFFIX}", place=place, key=key, store=store)
+
+
+def _network(whole: Tree) -> str:
+    """What the image does about its network, in the words of early boot; "" where there is no early boot."""
+    return whole.read(early.NETWORK).decode().strip() if early.NETWORK in whole else ""
 
 
 def _part(role: str, name: str, of: Written) -> dict[str, Any]:

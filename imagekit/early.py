@@ -50,6 +50,7 @@ NAMES = (
     *(f"/usr/sbin/{name}" for name in ("halt", "poweroff", "reboot")),
 )
 SETTINGS = "/etc/imagekit"
+NETWORK = f"{SETTINGS}/network"
 KEPT = re.compile(
     r"/usr/bin/(busybox|runsv|runsvdir|sv|chpst)\Z"
     r"|/usr/sbin/runit\Z"

@@ -14,7 +14,7 @@ import pytest
 
 from imagekit import build, definition, key, plugs
 from imagekit.guest import Guest, GuestProblem, Rig
-from imagekit.image import Image, Service, Step, Text
+from imagekit.image import Image, Service, Static, Step, Text
 from imagekit.stores.directory import open_store
 from imagekit.targets import _qemu_start
 
@@ -102,11 +102,11 @@ def test_a_boot_that_fails(made: Callable[[], Image], options: dict[str, Any], w
         boot(made(), "x86_64", **options)
 
 
-def test_a_clean_stop_is_one() -> None:
-    guest = boot(
-        image(onshutdown=(Step("flush", "/bin/true"),), services=(Service("sleep", "/usr/bin/busybox sleep 1000"),)),
-        "aarch64",
-    )
+def test_a_fixed_address_is_reached_and_a_clean_stop_is_one() -> None:
+    address = Static("192.0.2.77/24", gateway="192.0.2.1")
+    files, flush = {"/srv/index.html": Text("hello\n")}, Step("flush", "/bin/true")
+    guest = boot(image(network=address, services=(HTTPD,), files=files, onshutdown=(flush,)), "aarch64")
+    assert guest.http.get("/index.html").text == "hello\n"
     guest.stop()
     assert guest.facts["stopped"] == "the guest powered off"
     assert {"shutdown", "onshutdown done flush"} <= {words for _, words in guest.facts["shutdown"]}
