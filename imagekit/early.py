@@ -135,11 +135,11 @@ def _network(image: Image) -> Mapping[str, Entry]:
         _check_static(network)
         words = f"static {network.interface} {network.address} {network.gateway}".rstrip()
         servers = "".join(f"nameserver {server}\n" for server in network.dns)
-        return {f"{SETTINGS}/network": _text(f"{words}\n"), "/etc/resolv.conf": _text(servers)}
+        return {NETWORK: _text(f"{words}\n"), "/etc/resolv.conf": _text(servers)}
     if network == "none":
-        return {f"{SETTINGS}/network": _text("none\n")}
+        return {NETWORK: _text("none\n")}
     return {
-        f"{SETTINGS}/network": _text("dhcp eth0\n"),
+        NETWORK: _text("dhcp eth0\n"),
         "/etc/resolv.conf": symlink("/run/imagekit/resolv.conf", owner=OWNER),
         "/usr/lib/imagekit/dhcp": symlink("boot", owner=OWNER),
         **_supervised(

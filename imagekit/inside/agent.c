@@ -87,7 +87,7 @@ static void serve(int children)
             while (read(children, caught, sizeof caught) > 0) {}
             reap_commands();
         }
-        if (fds[LINE].revents & POLLIN) read_line(obey);
+        if (fds[LINE].revents & (POLLIN | POLLHUP)) read_line(obey);
         if (events < 0) open_events();
         if (events >= 0) forward_events();
         serve_commands(fds + COMMANDS);

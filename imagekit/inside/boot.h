@@ -58,7 +58,7 @@ int run(char **words);
 struct service { /* a line of /etc/imagekit/table: NAME STOP_MILLISECONDS AFTER,AFTER CONDITION, with "-" for none */
     char name[256], after[LONGEST], condition[LONGEST];
     int stop_timeout;
-    int is_started, is_ready, was_told, is_down;
+    int is_started, is_ready, was_killed, is_down;
     int64_t began, last;
     int socket, family, was_asked; /* of an http: condition */
     int pid;                       /* of a command: condition */

@@ -77,8 +77,13 @@ static int enter_image(void)
     return space < 0 || root < 0 || setns(space, CLONE_NEWNS) || fchdir(root) || chroot(".") ? -1 : 0;
 }
 
+struct failure { /* of the way to an exec */
+    int error, is_folder; /* errno, and whether it is about the working directory */
+};
+
 static void become(char **argv, char **env, const char *cwd, int pipes[4][2])
 {
+    struct failure failure = {0};
     sigset_t none;
     setsid(); /* a process group of its own, to be killed as a whole */
     sigemptyset(&none);
@@ -87,11 +92,12 @@ static void become(char **argv, char **env, const char *cwd, int pipes[4][2])
     dup2(pipes[0][0], 0);
     dup2(pipes[1][1], 1);
     dup2(pipes[2][1], 2);
-    if (!enter_image() && !chdir(cwd)) {
+    if (!enter_image() && !(failure.is_folder = chdir(cwd))) {
         environ = env; /* execvp looks the command up in the PATH of this one */
         execvp(argv[0], argv);
     }
-    (void)!write(pipes[3][1], &errno, sizeof errno);
+    failure.error = errno;
+    (void)!write(pipes[3][1], &failure, sizeof failure);
     _exit(127);
 }
 
@@ -106,20 +112,21 @@ static int make_pipes(int pipes[4][2])
     return 0;
 }
 
-/* Start a command; returns 0 when its exec has happened, or an errno. */
-static int start(struct command *c, char **argv, char **env, const char *cwd)
+/* Start a command: no failure is told once its exec has happened. */
+static struct failure start(struct command *c, char **argv, char **env, const char *cwd)
 {
-    int pipes[4][2], error = 0; /* stdin, stdout, stderr, and one that an exec closes and a failure writes to */
+    struct failure failure = {0};
+    int pipes[4][2]; /* stdin, stdout, stderr, and one that an exec closes and a failure is written to */
     c->began = now();
-    if (make_pipes(pipes) || (c->pid = fork()) < 0) error = errno;
-    if (!error && !c->pid) become(argv, env, cwd, pipes);
+    if (make_pipes(pipes) || (c->pid = fork()) < 0) failure.error = errno;
+    if (!failure.error && !c->pid) become(argv, env, cwd, pipes);
     for (int i = 0; i < 4; i++) close_end(&pipes[i][i ? 1 : 0]);
-    if (!error && read(pipes[3][0], &error, sizeof error) == sizeof error) waitpid(c->pid, NULL, 0);
+    if (!failure.error && read(pipes[3][0], &failure, sizeof failure) > 0) waitpid(c->pid, NULL, 0);
     close_end(&pipes[3][0]);
     c->in = pipes[0][1];
     c->out = pipes[1][0];
     c->err = pipes[2][0];
-    return error;
+    return failure;
 }
 
 /* Split a request into its words; 0 when it is none. */
@@ -139,16 +146,16 @@ static void run(struct command *c)
 {
     static char *words[MAX_REQUEST]; /* working directory, arguments, NULL, variables, NULL */
     uint32_t ms = get32(c->request), argc = get32(c->request + 4), envc = get32(c->request + 8);
-    int error = EBADMSG;
+    struct failure failure = {EBADMSG, 0};
     if (c->request_size >= 12 && argc && argc < MAX_REQUEST / 4 && envc < MAX_REQUEST / 4 &&
         split(c, words, 1 + argc + envc)) {
         memmove(words + argc + 2, words + argc + 1, envc * sizeof *words);
         words[argc + 1] = words[argc + 2 + envc] = NULL;
         c->deadline = ms ? now() + ms * 1000000LL : 0;
-        error = start(c, words + 1, words + argc + 2, words[0]);
+        failure = start(c, words + 1, words + argc + 2, words[0]);
     }
-    if (!error) return;
-    send_error(c->stream, error, error == EBADMSG ? "not a request" : words[1]);
+    if (!failure.error) return;
+    send_error(c->stream, failure.error, failure.error == EBADMSG ? "request" : words[failure.is_folder ? 0 : 1]);
     release(c);
 }
 

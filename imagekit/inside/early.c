@@ -69,7 +69,7 @@ static void load_modules(void)
 
 int init(char **words)
 {
-    static char *argv[] = {"runit", NULL}, *env[] = {PATH, NULL}; /* not the kernel's: it passes on what it does not know */
+    static char *argv[] = {"runit", NULL}, *env[] = {PATH, NULL}; /* the kernel's holds what it did not understand */
     (void)words;
     mount_all();
     event("early");

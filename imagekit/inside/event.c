@@ -1,8 +1,9 @@
-/* Events: lines of one append-only file, and of the console. A single write() per line keeps writers apart. */
+/* Events: lines of one append-only file, and of the console. */
 
 #include "boot.h"
 #include <poll.h>
 #include <stdarg.h>
+#include <sys/file.h>
 #include <sys/inotify.h>
 #include <time.h>
 
@@ -20,7 +21,8 @@ void write_file(const char *path, int flags, const char *text)
     close(file);
 }
 
-/* Note that something happened. The level, error of facility user, is one that `quiet` still shows. */
+/* Note that something happened. The file's lock keeps the lines in the order of their times; the level on the console,
+   error of facility user, is one that `quiet` still shows. */
 void event(const char *form, ...)
 {
     char words[LONGEST], line[LONGEST + 64];
@@ -31,9 +33,12 @@ void event(const char *form, ...)
     va_end(list);
     for (char *p = words; *p; p++)
         if (*p < ' ') *p = ' '; /* one event is one line, whatever a name or an error holds */
+    int file = open(EVENTS, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0644);
+    flock(file, LOCK_EX);
     clock_gettime(CLOCK_MONOTONIC, &t);
     snprintf(line, sizeof line, "%lld.%09ld %s\n", (long long)t.tv_sec, t.tv_nsec, words);
-    write_file(EVENTS, O_APPEND | O_CREAT, line);
+    (void)!write(file, line, strlen(line));
+    close(file);
     snprintf(line, sizeof line, "<11>imagekit: %s\n", words);
     write_file("/dev/kmsg", 0, line);
 }

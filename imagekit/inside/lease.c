@@ -10,8 +10,8 @@
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 
-enum { DISCOVER = 1, OFFER, REQUEST, ACK = 5 };                                       /* option 53, RFC 2132 9.6 */
-enum { MASK = 1, ROUTER = 3, DNS = 6, DOMAIN = 15, WANTED = 50, SECONDS = 51, TYPE = 53, SERVER = 54, LIST = 55, END = 255 };
+enum { DISCOVER = 1, OFFER, REQUEST, ACK = 5 }; /* values of option 53, RFC 2132, 9.6 */
+enum { MASK = 1, ROUTER = 3, DNS = 6, DOMAIN = 15, WANTED = 50, SECONDS, TYPE = 53, SERVER, LIST, END = 255 };
 enum { FIRST_PAUSE = 100, LAST_PAUSE = 1600 }; /* milliseconds between requests, doubled each time: 3 s in all */
 
 struct message { /* RFC 2131, section 2 */
@@ -116,7 +116,7 @@ static void read_lease(const struct message *m, size_t size, struct lease *lease
     lease->domain[strspn(lease->domain, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-. ")] = 0;
 }
 
-/* Discover, request; 1 when a lease was granted. What a server offers it is asked for once more with each repetition. */
+/* Discover, request; 1 when a lease was granted. */
 static int exchange(int s, struct message *asked, struct lease *lease)
 {
     struct message heard;

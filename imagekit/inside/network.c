@@ -111,9 +111,9 @@ void set_network(void)
     int control = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
     FILE *file = fopen("/etc/imagekit/network", "re");
     set_up(control, "lo");
-    if (file && fgets(line, sizeof line, file) && sscanf(line, "static %15s %63s %63s", interface, address, gateway) >= 2)
+    if (file && fgets(line, sizeof line, file)) fclose(file);
+    if (sscanf(line, "static %15s %63s %63s", interface, address, gateway) >= 2)
         configure(control, interface, address, gateway);
-    if (file) fclose(file);
     close(control);
 }
 

@@ -25,7 +25,8 @@ static int is_listening(const char *table, unsigned port)
     int found = 0;
     FILE *file = fopen(table, "re");
     while (file && !found && fgets(line, sizeof line, file))
-        found = sscanf(line, " %*d: %*[0-9A-F]:%x %*[0-9A-F]:%*x %x", &local, &state) == 2 && local == port && state == 10;
+        found = sscanf(line, " %*d: %*[0-9A-F]:%x %*[0-9A-F]:%*x %x", &local, &state) == 2 && local == port &&
+                state == 10; /* TCP_LISTEN */
     if (file) fclose(file);
     return found;
 }
@@ -37,8 +38,9 @@ static int is_tcp_ready(const char *port)
 
 static int connect_to(struct service *s, int port)
 {
-    struct sockaddr_in v4 = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port), .sin_addr = {htonl(INADDR_LOOPBACK)}};
-    struct sockaddr_in6 v6 = {.sin6_family = AF_INET6, .sin6_port = htons((uint16_t)port), .sin6_addr = IN6ADDR_LOOPBACK_INIT};
+    struct sockaddr_in v4 = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port)};
+    struct sockaddr_in6 v6 = {.sin6_family = AF_INET6, .sin6_port = v4.sin_port, .sin6_addr = IN6ADDR_LOOPBACK_INIT};
+    v4.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
     s->family = s->family == AF_INET ? AF_INET6 : AF_INET; /* by turns */
     s->was_asked = 0;
     s->last = milliseconds();

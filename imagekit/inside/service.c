@@ -45,8 +45,7 @@ int start_service(char **words)
     flock(open("run", O_RDONLY | O_CLOEXEC), LOCK_EX);
     wait_for_services(orders.after);
     event("service start %s", name);
-    const char *reason = become(&orders);
-    if (!count("service failed %s", name)) event("service failed %s %s", name, reason); /* while the lock is ours */
+    event("service failed %s %s", name, become(&orders)); /* while the lock is ours */
     return 127;
 }
 
@@ -74,7 +73,8 @@ int end_service(char **words)
     if (count("service failed %s", name)) return 0;
     if (stays_down && code) event("service failed %s ended with %d and is not restarted", name, code);
     else if (stays_down && !was_ready) event("service failed %s ended before it was ready", name);
-    else if (!was_ready && deaths == 2) event("service failed %s died twice before it was ready, last with %d", name, code);
+    else if (!was_ready && deaths == 2)
+        event("service failed %s died twice before it was ready, last with %d", name, code);
     return 0;
 }
 
@@ -101,14 +101,13 @@ static int is_needed(const struct service *all, int n, const char *name)
 /* One look at a service that is to stop; runsv itself gets three seconds more than the service. */
 static void push_down(struct service *s)
 {
-    int64_t late = milliseconds() - s->began - s->stop_timeout;
-    if (!s->was_told) {
+    if (!s->began) {
         s->began = milliseconds();
-        s->was_told = tell(s->name, "d");
-    } else if (s->was_told == 1 && late > 0) {
-        s->was_told = 1 + tell(s->name, "k");
+        tell(s->name, "d");
     }
-    s->is_down = is_down(s->name) || (s->was_told && late > 3000);
+    int64_t late = milliseconds() - s->began - s->stop_timeout;
+    if (late > 0 && !s->was_killed) s->was_killed = tell(s->name, "k");
+    s->is_down = is_down(s->name) || late > 3000;
 }
 
 /* Stop every service, those that others come after last; who does not obey in time is killed. */

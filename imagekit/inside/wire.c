@@ -9,7 +9,8 @@ enum { HEAD = 16 };
 static const uint8_t MAGIC[4] = {'I', 'K', 1, 0xa5};
 
 char nonce[65];
-static int line = -1; /* the tty */
+static char path[80]; /* of the tty */
+static int line = -1;
 static uint8_t received[2 * (HEAD + MAX_PAYLOAD)], queue[1 << 17];
 static size_t received_size, queue_size;
 
@@ -51,12 +52,12 @@ static uint32_t checksum(const uint8_t *frame, size_t payload)
     return crc(crc(crc(0, nonce, strlen(nonce)), frame + 4, 8), frame + HEAD, payload);
 }
 
-/* Open the tty /dev/NAME raw, and wait up to ten seconds for it: its driver may come as a module. */
-int open_line(const char *name)
+/* Wait up to ten seconds for the tty, whose driver may come as a module, and make it raw. */
+static int reopen_line(void)
 {
-    char path[80];
     struct termios raw;
-    snprintf(path, sizeof path, "/dev/%s", name);
+    if (line >= 0) close(line);
+    line = -1;
     for (int tries = 0; tries < 1000 && line < 0; tries++) {
         if (tries) poll(NULL, 0, 10);
         line = open(path, O_RDWR | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
@@ -66,6 +67,12 @@ int open_line(const char *name)
     cfsetspeed(&raw, B115200); /* QEMU holds the last bytes of a frame back for the time of four characters */
     raw.c_cflag |= CLOCAL | CREAD;
     return tcsetattr(line, TCSANOW, &raw) ? -1 : line;
+}
+
+int open_line(const char *name)
+{
+    snprintf(path, sizeof path, "/dev/%s", name);
+    return reopen_line();
 }
 
 /* Room for bulk: some is kept back for what must get through, acknowledgements and the ends of commands. */
@@ -111,6 +118,7 @@ void read_line(obey_function *obey)
 {
     uint8_t *p = received, *end;
     ssize_t n = read(line, received + received_size, sizeof received - received_size);
+    if (n == 0 || (n < 0 && errno == EIO)) reopen_line(); /* somebody hung it up, as a getty does */
     if (n <= 0) return;
     end = received + (received_size += (size_t)n);
     while (end - p >= HEAD) {
