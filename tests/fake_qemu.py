@@ -241,6 +241,11 @@ def powers_off(fake: Fake) -> None:
     fake.shut_down("guest-shutdown")
 
 
+def terminated(fake: Fake) -> None:
+    fake.hello()
+    fake.shut_down("host-signal")
+
+
 def dies(fake: Fake) -> None:
     fake.hello()
     print("qemu: out of \x1b[31mmemory", file=sys.stderr, flush=True)

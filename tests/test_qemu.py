@@ -157,7 +157,12 @@ def test_a_guest_that_cannot_become_ready_is_told_at_once(
 
 
 def test_what_failed_decides_the_kind_of_problem(start: Start) -> None:
-    for scenario, kind in (("dies_at_once", RigProblem), ("dies", MachineProblem), ("powers_off", GuestProblem)):
+    for scenario, kind in (
+        ("dies_at_once", RigProblem),
+        ("dies", MachineProblem),
+        ("terminated", MachineProblem),
+        ("powers_off", GuestProblem),
+    ):
         with pytest.raises(kind) as caught:
             start(scenario)
         assert type(caught.value) is kind
@@ -182,7 +187,7 @@ def test_a_slow_boot_is_told_while_it_goes_on(start: Start, monkeypatch: pytest.
     monkeypatch.setattr(_qemu, "SAY_EVERY", 0.1)
     said: list[str] = []
     start("slow", say=said.append)
-    assert any("waiting for ready: web" in line for line in said), said
+    assert any("tiny x86_64: waiting for ready: web" in line for line in said), said
 
 
 def test_without_a_channel_the_console_tells(start: Start) -> None:

@@ -35,6 +35,7 @@ ENDS = {  # reasons of QMP's SHUTDOWN (qapi/run-state.json), in words
     "host-qmp-quit": "the guest was stopped",
     "host-signal": "QEMU was ended by a signal",
 }
+BY_OTHERS = ("host-signal", "host-error", "host-ui")
 
 
 def _nothing(*_: object) -> None:
@@ -281,9 +282,10 @@ class Machine:
     def _epitaph(self, code: int) -> Ending:
         if self.progress.panic:
             return Ending(f"the guest panicked ({self.progress.panic})", GuestProblem)
-        said = [found.get("reason", "") for name, found in self._monitor.events if name == "SHUTDOWN"]
+        said = [str(found.get("reason", "")) for name, found in self._monitor.events if name == "SHUTDOWN"]
         if said and code == 0:
-            return Ending(ENDS.get(said[-1], f"QEMU ended ({escape(str(said[-1]).encode())})"), GuestProblem)
+            kind = MachineProblem if said[-1] in BY_OTHERS else GuestProblem
+            return Ending(ENDS.get(said[-1], f"QEMU ended ({escape(said[-1].encode())})"), kind)
         words = escape(bytes(self.words.tail[-2000:] or self.words.head[-2000:])).strip()
         how = f"was killed by signal {-code}" if code < 0 else f"ended with {code}"
         return Ending(f"QEMU {how}{': ' if words else ''}{words}", MachineProblem)

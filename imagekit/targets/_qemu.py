@@ -26,7 +26,7 @@ def start(target: str, opened: Opened, *, rig: Rig, store: Store) -> Guest:
     started = _qemu_start.start(opened, rig=rig, store=store)
     machine, place = started.machine, lease()
     try:
-        machine.ask(lambda: await_ready(machine, rig))
+        machine.ask(lambda: await_ready(machine, f"{opened.artifact.name} {opened.artifact.arch}", rig))
     except BaseException:
         machine.close()
         place.guard.close()
@@ -55,7 +55,7 @@ def start(target: str, opened: Opened, *, rig: Rig, store: Store) -> Guest:
     )
 
 
-async def await_ready(machine: Machine, rig: Rig) -> None:
+async def await_ready(machine: Machine, name: str, rig: Rig) -> None:
     """Wait until the guest says that everything is up; raises GuestProblem as soon as it will not be."""
     boot = machine.progress
     began = said = time.monotonic()
@@ -64,19 +64,19 @@ async def await_ready(machine: Machine, rig: Rig) -> None:
         nonlocal said
         if time.monotonic() - said >= SAY_EVERY:
             said = time.monotonic()
-            rig.say(f"waiting for {boot.awaited} ({said - began:.0f} s; last: {boot.last})")
+            rig.say(f"{name}: waiting for {boot.awaited} ({said - began:.0f} s; last: {boot.last})")
 
     await machine.until(lambda: boot.is_ready or boot.failure or boot.panic, rig.ready_timeout, tick)
     if boot.is_ready:
         return
     if boot.failure or boot.panic:
         await machine.until(bool, GOING_DOWN if boot.is_going_down else SETTLE)
-        raise machine.problem(boot.failure or f"the guest panicked ({boot.panic})")
+        raise machine.problem(f"{name}: {boot.failure or f'the guest panicked ({boot.panic})'}")
     if machine.ending:
-        raise machine.gone(f"before it was ready; it waited for {boot.awaited}; last: {boot.last}")
+        raise machine.gone(f"before it was ready; {name} waited for {boot.awaited}; last: {boot.last}")
     agent = "" if machine.agent.hello or not rig.channel else "; its agent never spoke"
     raise machine.problem(
-        f"not ready within {rig.ready_timeout:g} s: it waits for {boot.awaited}; last: {boot.last}{agent}; "
+        f"{name}: not ready within {rig.ready_timeout:g} s: it waits for {boot.awaited}; last: {boot.last}{agent}; "
         f"its console has been silent for {machine.silence:.0f} s, QEMU used {machine.cpu_seconds:.1f} s of processor"
     )
 
