@@ -35,7 +35,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from imagekit.channel import AGENT
-from imagekit.errors import Defect, Problem
+from imagekit.errors import Defect
 from imagekit.image import Image, Service, Static, Step, argv
 from imagekit.tree import Entry, Tree, directory, file, symlink
 
@@ -132,7 +132,6 @@ def program(name: str, arch: str) -> Entry:
 def _network(image: Image) -> Mapping[str, Entry]:
     network = image.network
     if isinstance(network, Static):
-        _check_static(network)
         words = f"static {network.interface} {network.address} {network.gateway}".rstrip()
         servers = "".join(f"nameserver {server}\n" for server in network.dns)
         return {NETWORK: _text(f"{words}\n"), "/etc/resolv.conf": _text(servers)}
@@ -148,21 +147,6 @@ def _network(image: Image) -> Mapping[str, Entry]:
             finish=("run", "--", "/usr/bin/busybox", "sleep", "5"),  # without an interface it ends again and again
         ),
     }
-
-
-def _check_static(network: Static) -> None:
-    from ipaddress import ip_address, ip_interface
-
-    try:
-        if "/" not in network.address:
-            raise ValueError(f"{network.address!r} has no prefix length, as in {network.address + '/24'!r}")
-        ip_interface(network.address)
-        for other in (*filter(None, (network.gateway,)), *network.dns):
-            ip_address(other)
-        if not re.fullmatch(r"[^\s/]{1,15}", network.interface):
-            raise ValueError(f"{network.interface!r} is no name of an interface")
-    except ValueError as error:
-        raise Problem(f"network: {error}") from error
 
 
 def _steps(kind: str, steps: Sequence[Step]) -> Mapping[str, Entry]:

@@ -375,6 +375,8 @@ def _check_network(image: Image) -> None:
         if "/" not in static.address:
             raise ValueError(f"{static.address!r} has no prefix length")
         _ = ip_interface(static.address), [ip_address(other) for other in (static.gateway, *static.dns) if other]
+        if not re.fullmatch(r"[^\s/]{1,15}", static.interface):
+            raise ValueError(f"{static.interface!r} is no name of an interface")
     except ValueError as error:
         raise Problem(f"network: {error}", 'write Static("192.0.2.10/24", gateway="192.0.2.1")') from error
 

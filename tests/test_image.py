@@ -95,6 +95,7 @@ BAD: tuple[tuple[dict[str, Any], str], ...] = (
     ({"network": Static("192.0.2.10")}, "'192.0.2.10' has no prefix length"),
     ({"network": Static("192.0.2.300/24")}, "192.0.2.300"),
     ({"network": Static("192.0.2.1/24", dns=("dns.example",))}, "dns.example"),
+    ({"network": Static("192.0.2.1/24", interface="eth 0")}, "'eth 0' is no name of an interface"),
     ({"budget": "40 MiB"}, "budget: '40 MiB' is not a budget"),
     ({"budget": Budget(size="40 mib")}, r"budget: size '40 mib' is no measure\n  hint: a number and one of B, kB, KiB"),
     ({"budget": Budget(size="lots")}, "budget: size 'lots' is no measure"),

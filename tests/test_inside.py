@@ -1,0 +1,94 @@
+"""What is put into images: the shipped programs are what their sources make, and both ends speak the same."""
+
+import os
+import re
+import struct
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from imagekit import channel, early
+from imagekit.arch import ARCHES
+
+INSIDE = Path(early.__file__).with_name("inside")
+SOURCES = sorted([*INSIDE.glob("*.c"), *INSIDE.glob("*.h")])
+PROGRAMS = [f"{name}.{arch}" for name in ("agent", "boot") for arch in ARCHES]
+
+
+def test_nothing_is_shipped_that_no_source_makes() -> None:
+    assert sorted(path.name for path in (INSIDE / "bin").iterdir()) == sorted(PROGRAMS)
+
+
+def test_the_programs_are_what_the_sources_make(tmp_path: Path) -> None:
+    if find_spec("ziglang") is None and not os.environ.get("CI"):
+        pytest.skip("the compiler is not installed: pip install 'imagekit[dev]'")
+    environment = {**os.environ, "PYTHON": sys.executable}
+    done = subprocess.run(
+        ["sh", str(INSIDE / "build.sh"), str(tmp_path)], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    different = [n for n in PROGRAMS if (tmp_path / n).read_bytes() != (INSIDE / "bin" / n).read_bytes()]
+    assert not different, f"{different} are not what the sources make: run imagekit/inside/build.sh and commit"
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_a_program_is_static_small_and_of_its_architecture(program: str) -> None:
+    data = (INSIDE / "bin" / program).read_bytes()
+    machine = struct.unpack_from("<H", data, 18)[0]  # ELF header: e_machine
+    table, size, count = *struct.unpack_from("<Q", data, 32), *struct.unpack_from("<HH", data, 54)
+    kinds = {struct.unpack_from("<I", data, table + number * size)[0] for number in range(count)}
+    assert machine == ARCHES[program.partition(".")[2]].elf
+    assert not kinds & {2, 3}  # PT_DYNAMIC, PT_INTERP
+    assert len(data) < 128 << 10
+    assert not re.search(rb"(?<!/proc/1)/(home|root|tmp|usr/src)/", data)
+
+
+def enumerators(source: str) -> dict[str, int]:
+    """The names and values of every enum in C."""
+    found: dict[str, int] = {}
+    for body in re.findall(r"enum(?: \w+)? \{([^}]*)\}", source):
+        value = -1
+        for item in body.split(","):
+            name, _, given = (part.strip() for part in item.partition("="))
+            if re.fullmatch(r"[0-9]+|", given) and name:
+                value = int(given) if given else value + 1
+                found[name] = value
+    return found
+
+
+def test_both_ends_of_the_channel_have_the_same_numbers() -> None:
+    theirs = enumerators((INSIDE / "agent.h").read_text())
+    assert {kind.name: kind.value for kind in channel.Kind} == {k: theirs[k] for k in channel.Kind.__members__}
+    for name in ("MAX_PAYLOAD", "MAX_PIECE", "MAX_REQUEST", "MAX_STREAMS"):
+        assert theirs[name] == getattr(channel, name), name
+    magic = re.search(r"MAGIC\[4\] = \{'(.)', '(.)', (\w+), (\w+)\}", (INSIDE / "wire.c").read_text())
+    assert magic is not None
+    assert bytes([ord(magic[1]), ord(magic[2]), int(magic[3], 0), int(magic[4], 0)]) == channel.MAGIC
+    assert f'FOLDER "{Path(channel.AGENT).parent.name}"' in (INSIDE / "agent.c").read_text()
+
+
+def test_every_event_is_listed() -> None:
+    listed = early.__doc__ or ""
+    written = {words for path in SOURCES for words in re.findall(r'\bevent\("([^"]+)"', path.read_text())}
+    assert len(written) > 10
+    for words in written - {"%s"}:
+        first = words.replace("%s start", "start").replace("%s failed", "failed").replace("%s done", "done").split()
+        assert first[0] in listed, words
+        assert first[0] != "service" or re.search(rf"service [\w|]*{first[1]}", listed), words
+
+
+def test_every_name_of_boot_is_known_to_it() -> None:
+    known = set(re.findall(r'^    \{"(\w+)", \w+, \d\}', (INSIDE / "boot.c").read_text(), re.MULTILINE))
+    assert {Path(path).name for path in early.NAMES} <= known
+    assert {"step", "start", "end", "lease", "run"} <= known
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.name)
+def test_sources_are_short_and_say_what_they_are(path: Path) -> None:
+    lines = path.read_text().splitlines()
+    assert lines[0].startswith("/* ")
+    assert len(lines) < 400
+    assert max(map(len, lines)) <= 120
