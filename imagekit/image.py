@@ -22,6 +22,11 @@ DOCS = (  # what an appliance has no reader for; the copyright files are kept
     "/usr/share/bug",
     "/usr/share/doc-base",
     "/usr/share/bash-completion",
+    "/usr/share/vim",
+    "/usr/share/doc/*/changelog*",
+    "/usr/share/doc/*/NEWS*",
+    "/usr/share/doc/*/README*",
+    "/usr/share/doc/*/examples",
 )
 RESTARTS = ("always", "on-failure", "never")
 READY = re.compile(r"(tcp:\d{1,5}|http:\d{1,5}(/\S*)?|file:/\S+|command:.+)\Z", re.DOTALL)
