@@ -64,6 +64,7 @@ GROUPS = {
     "ext4": Group(("e2fsprogs",)),
     "squashfs": Group(("squashfs-tools", "squashfs-tools-ng")),
     "erofs": Group(("erofs-utils",)),
+    "minisign": Group(("minisign",)),  # the other reader of our keys and signatures
 }
 TOOLS = {  # the lowest version that imagekit was tried with, or the first that has what it uses
     "qemu-system-x86_64": Tool("qemu-x86_64", "/usr/bin/qemu-system-x86_64", (7, 2)),
@@ -81,6 +82,7 @@ TOOLS = {  # the lowest version that imagekit was tried with, or the first that 
     "tar2sqfs": Tool("squashfs", "/usr/bin/tar2sqfs", (1, 1)),
     "mkfs.erofs": Tool("erofs", "/usr/bin/mkfs.erofs", (1, 8)),  # --tar
     "fsck.erofs": Tool("erofs", "/usr/bin/fsck.erofs", (1, 8)),
+    "minisign": Tool("minisign", "/usr/bin/minisign", (0, 11), "-v"),
     "ovmf-code": Tool("ovmf", "/usr/share/OVMF/OVMF_CODE_4M.fd", flag=""),
     "ovmf-code-secboot": Tool("ovmf", "/usr/share/OVMF/OVMF_CODE_4M.secboot.fd", flag=""),
     "ovmf-vars": Tool("ovmf", "/usr/share/OVMF/OVMF_VARS_4M.fd", flag=""),
