@@ -17,6 +17,7 @@ image = Image(
         "gcc-12-base",
         "libnginx-mod-http-echo",
         "/usr/lib/*/gconv",  # character set conversions
+        "/usr/lib/*/libmvec.so.1",  # vector mathematics
     ),
     users={"www-data": User(uid=33, home="/var/www")},
     files={

@@ -39,6 +39,7 @@ from imagekit.sources.debian import SOURCE
 from imagekit.stores.directory import open_store
 
 store = open_store()
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in a shell's background begins with it ignored
 
 def obtain(*names):
     (resolved,) = SOURCE.resolve([Request(names, "linux-image-cloud", ("runit",), (), "bookworm", "x86_64")], store)
