@@ -80,7 +80,8 @@ def measure(arch: str, rounds: int, scratch: Path) -> Ratio:
     floor = scratch / f"floor-{arch}.initrd"
     floor.write_bytes(floor_initrd(tree, arch, scratch))
     qemu = toolbox.tools(f"qemu-system-{ARCHES[arch].qemu}", store=store, say=print)
-    port = 20000 + int.from_bytes(arch.encode(), "big") % 10000
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
 
     def boot(initrd: Path) -> float:
         from imagekit.targets import _qemu_command as command
