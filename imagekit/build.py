@@ -106,10 +106,10 @@ def publish(made: Artifact, out: Path) -> Artifact:
 def _same(source: Path, target: Path) -> bool:
     """Whether the target has the source's bytes already: reading them costs a fraction of writing them."""
     try:
-        with open(source, "rb") as a, open(target, "rb") as b:
+        with open(source, "rb", buffering=0) as a, open(target, "rb", buffering=0) as b:
             if os.fstat(a.fileno()).st_size != os.fstat(b.fileno()).st_size:
                 return False
-            return all(chunk == b.read(len(chunk)) for chunk in iter(lambda: a.read(1 << 20), b""))
+            return all(chunk == b.read(len(chunk)) for chunk in iter(lambda: a.read(1 << 16), b""))
     except OSError:
         return False
 

@@ -2,7 +2,6 @@
 
 import shutil
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from imagekit.artifact import MANIFEST_SUFFIX, SIGNATURE_SUFFIX, Artifact, load
 from imagekit.errors import Problem
@@ -26,6 +25,8 @@ def unnoticed(artifact: Artifact, key: Key) -> list[str]:
 
 
 def _is_noticed(artifact: Artifact, name: str, key: Key) -> bool:
+    from tempfile import TemporaryDirectory  # every definition imports this module, also where nothing is tested
+
     with TemporaryDirectory() as folder:
         for file in artifact.path.parent.iterdir():
             (Path(folder) / file.name).symlink_to(file)
