@@ -57,14 +57,6 @@ KEPT = re.compile(
     r"|/usr/(lib|lib64|lib/[^/]+-linux-gnu)/(ld-linux-[^/]+\.so\.[0-9]+|libc\.so\.6)\Z"  # what runit's programs need
     r"|/usr/share/doc/(busybox-static|libc6|runit)/copyright\Z"  # their licences want to travel with them
 )
-UDHCPC = (
-    *("/usr/bin/busybox", "udhcpc", "-f"),
-    *("-i", "eth0"),
-    *("-s", "/usr/lib/imagekit/dhcp"),
-    *("-t", "5"),  # requests,
-    *("-T", "1"),  # a second between them,
-    *("-A", "3"),  # then again after three
-)
 APPLETS = {  # what an interactive shell needs, of those that Debian's busybox-static has
     "/usr/bin": (
         "[ awk base64 basename cat chgrp chmod chown clear cmp cp cut date dd df diff dirname dmesg du echo egrep env "
@@ -141,11 +133,6 @@ def _network(image: Image) -> Mapping[str, Entry]:
         NETWORK: _text("dhcp eth0\n"),
         "/etc/resolv.conf": symlink("/run/imagekit/resolv.conf", owner=OWNER),
         "/usr/lib/imagekit/dhcp": symlink("boot", owner=OWNER),
-        **_supervised(
-            "_dhcp",  # no service of an image can be called so
-            run=("lease", "eth0", "--", *UDHCPC),
-            finish=("run", "--", "/usr/bin/busybox", "sleep", "5"),  # without an interface it ends again and again
-        ),
     }
 
 
@@ -162,11 +149,13 @@ def _services(services: Sequence[Service]) -> Mapping[str, Entry]:
     for service in services:
         after = (f"after={name}" for name in service.after)
         how = (f"user={service.user}", *after, *_variables(service.env))
-        entries |= _supervised(
-            service.name,
-            run=("start", service.name, *how, "--", *argv(service.command)),
-            finish=("end", service.name, service.restart),
-        )
+        folder = f"{SETTINGS}/services/{service.name}"
+        entries |= {
+            folder: directory(owner=OWNER),
+            f"{folder}/run": _orders(("start", service.name, *how, "--", *argv(service.command))),
+            f"{folder}/finish": _orders(("end", service.name, service.restart)),
+            f"{folder}/supervise": symlink(f"/run/imagekit/supervise/{service.name}", owner=OWNER),
+        }
         if service.ready.startswith("command:"):
             words = shlex.split(service.ready.removeprefix("command:"))
             entries[f"{SETTINGS}/ready/{service.name}"] = _script(f"#!/bin/sh\nexec {shlex.join(words)}\n")
@@ -178,16 +167,6 @@ def _row(service: Service) -> str:
     condition = "command:" if kind == "command" else kind + colon + rest
     after = ",".join(service.after)
     return f"{service.name} {round(service.stop_timeout * 1000)} {after or '-'} {condition or '-'}\n"
-
-
-def _supervised(name: str, *, run: Sequence[str], finish: Sequence[str]) -> Mapping[str, Entry]:
-    folder = f"{SETTINGS}/services/{name}"
-    return {
-        folder: directory(owner=OWNER),
-        f"{folder}/run": _orders(run),
-        f"{folder}/finish": _orders(finish),
-        f"{folder}/supervise": symlink(f"/run/imagekit/supervise/{name}", owner=OWNER),
-    }
 
 
 def _orders(words: Sequence[str]) -> Entry:

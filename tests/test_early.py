@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from imagekit import early
-from imagekit.errors import Defect, Problem
+from imagekit.errors import Defect
 from imagekit.image import Image, Service, Static, Step
 from imagekit.tree import Tree, below_symlink, file
 
@@ -92,7 +92,7 @@ def test_networks(network: str | Static, words: str, resolvers: str | None) -> N
     entry = made.get("/etc/resolv.conf")
     found = entry and (f"-> {entry.target}" if entry.kind == "symlink" else entry.read().decode())
     assert found == resolvers
-    assert ("/etc/imagekit/services/_dhcp/run" in made) is (network == "dhcp")
+    assert ("/usr/lib/imagekit/dhcp" in made) is (network == "dhcp")
 
 
 def test_steps_are_named_in_their_order() -> None:
@@ -152,11 +152,6 @@ def test_a_command_condition_is_a_script() -> None:
     script = made["/etc/imagekit/ready/redis"]
     assert script.read().decode() == "#!/bin/sh\nexec redis-cli -a 'x y' ping\n"
     assert script.mode == 0o755
-
-
-def test_no_service_of_an_image_can_take_the_name_of_ours() -> None:
-    with pytest.raises(Problem, match="no name"):
-        Image(name="t", services=(Service("_dhcp", "/bin/true"),))
 
 
 def test_applets_leave_what_a_package_brings() -> None:

@@ -83,7 +83,7 @@ def test_every_event_is_listed() -> None:
 def test_every_name_of_boot_is_known_to_it() -> None:
     known = set(re.findall(r'^    \{"(\w+)", \w+, \d\}', (INSIDE / "boot.c").read_text(), re.MULTILINE))
     assert {Path(path).name for path in early.NAMES} <= known
-    assert {"step", "start", "end", "lease", "run"} <= known
+    assert {"step", "start", "end", "dhcp"} <= known
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.name)

@@ -14,8 +14,6 @@
      step KIND NAME HOW... -- COMMAND run a command of onboot or onshutdown to its end              (run.c)
      start NAME HOW... -- COMMAND     become a service, when those it comes after are ready         (service.c)
      end NAME RESTART CODE SIGNAL     note that a service ended                                     (service.c)
-     run HOW... -- COMMAND            become a command                                              (run.c)
-     lease INTERFACE -- COMMAND       get an address by DHCP, become udhcpc when that takes long    (lease.c)
      wait SERVICE...                  sleep until services are ready                                (service.c)
      event WORDS...                   note an event                                                 (event.c)
 
@@ -50,8 +48,6 @@ static const struct verb VERBS[] = {
     {"step", step, 4},
     {"start", start_service, 3},
     {"end", end_service, 4},
-    {"run", run, 2},
-    {"lease", ask_for_lease, 3},
     {"wait", wait_for_services, 0},
     {"event", note, 1},
     {NULL, NULL, 0},

@@ -51,7 +51,6 @@ struct orders { /* NAME=VALUE words, "--", then the command */
 struct orders read_orders(char **words);
 const char *become(const struct orders *orders);
 int step(char **words);
-int run(char **words);
 
 /* ---- service.c ---- */
 
@@ -85,7 +84,7 @@ int take_lease(char **words);
 
 /* ---- lease.c ---- */
 
-int ask_for_lease(char **words);
+void keep_lease(const char *interface);
 
 /* ---- ready.c ---- */
 

@@ -1,7 +1,7 @@
-/* The first DHCP exchange (RFC 2131), in a process that runs anyway: udhcpc costs a boot ten times as much.
+/* The first DHCP exchange (RFC 2131), in a child of /init: udhcpc and its script cost a boot ten times as much.
 
    Only the plain case is done here: an offer within seconds. When there is none, when the server says no, and when
-   half of the lease is over, the rest is udhcpc's, which has met more servers. */
+   half of the lease is over, the rest is udhcpc's, which has met more servers and is started again when it ends. */
 
 #include "boot.h"
 #include <arpa/inet.h>
@@ -9,6 +9,7 @@
 #include <poll.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
+#include <sys/wait.h>
 
 enum { DISCOVER = 1, OFFER, REQUEST, ACK = 5 }; /* values of option 53, RFC 2132, 9.6 */
 enum { MASK = 1, ROUTER = 3, DNS = 6, DOMAIN = 15, WANTED = 50, SECONDS, TYPE = 53, SERVER, LIST, END = 255 };
@@ -137,22 +138,37 @@ static int exchange(int s, struct message *asked, struct lease *lease)
     return 0;
 }
 
-/* lease INTERFACE -- COMMAND */
-int ask_for_lease(char **words)
+/* Run udhcpc, again when it ends. */
+static void hand_over(char *interface)
+{
+    char *argv[] = {"udhcpc", "-f", "-i", interface, "-s", "/usr/lib/imagekit/dhcp", /* requests, a second between */
+                    "-t", "5", "-T", "1", "-A", "3", NULL}; /* them, and seconds until it tries again */
+    for (;; sleep(5)) {
+        pid_t pid = fork();
+        if (!pid) {
+            execve("/usr/bin/busybox", argv, (char *[]){PATH, NULL});
+            _exit(127);
+        }
+        if (pid > 0) waitpid(pid, NULL, 0);
+    }
+}
+
+/* Give an interface an address, and keep it. */
+void keep_lease(const char *interface)
 {
     struct lease lease = {0};
     struct message asked = {.op = 1, .type = 1, .length = 6, .flags = htons(0x8000)}; /* answer by broadcast, please */
-    struct orders orders = read_orders(words + 1);
     int s;
-    snprintf(lease.interface, sizeof lease.interface, "%s", words[0]);
+    snprintf(lease.interface, sizeof lease.interface, "%s", interface);
     asked.id = (uint32_t)milliseconds() * 2654435761U ^ (uint32_t)getpid();
     memcpy(asked.magic, MAGIC, 4);
+    if (!if_nametoindex(interface)) complain("network: there is no %s yet", interface);
+    while (!if_nametoindex(interface)) sleep(1);
     wake_interface(lease.interface);
     if ((s = open_socket(lease.interface, &asked)) >= 0 && exchange(s, &asked, &lease)) {
         apply(&lease);
         close(s);
         sleep((unsigned)lease.seconds / 2);
     }
-    complain("%s", become(&orders));
-    return 127;
+    hand_over(lease.interface);
 }

@@ -104,7 +104,8 @@ static void configure(int control, const char *interface, char *address, const c
     }
 }
 
-/* The loopback, and what /etc/imagekit/network says: "static IFACE ADDRESS/PREFIX GATEWAY" is done here. */
+/* The loopback, and what /etc/imagekit/network says: "static IFACE ADDRESS/PREFIX GATEWAY" is done at once,
+   "dhcp IFACE" by a process of its own that never holds up the boot. */
 void set_network(void)
 {
     char line[LONGEST] = "", interface[IFNAMSIZ], address[64], gateway[64] = "";
@@ -115,6 +116,7 @@ void set_network(void)
     if (sscanf(line, "static %15s %63s %63s", interface, address, gateway) >= 2)
         configure(control, interface, address, gateway);
     close(control);
+    if (sscanf(line, "dhcp %15s", interface) == 1 && !fork()) keep_lease(interface);
 }
 
 /* Bring an interface up that has no address yet. */

@@ -110,11 +110,3 @@ int step(char **words)
     else event("%s done %s", kind, name);
     return code;
 }
-
-/* run HOW... -- COMMAND: become it. */
-int run(char **words)
-{
-    struct orders orders = read_orders(words);
-    complain("%s", become(&orders));
-    return 127;
-}
