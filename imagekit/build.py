@@ -17,7 +17,7 @@ from imagekit import compose, early, host, options, plugs
 from imagekit import lock as locks
 from imagekit.arch import arch as arch_named
 from imagekit.artifact import MANIFEST_SUFFIX, SIGNATURE_SUFFIX, Artifact, Format, Written
-from imagekit.errors import Problem, unknown
+from imagekit.errors import Problem, RigProblem, unknown
 from imagekit.image import File, Image, path_of
 from imagekit.key import Key
 from imagekit.lock import Lock
@@ -95,7 +95,10 @@ def read_lock(definition: Path) -> Lock:
 
 def publish(made: Artifact, out: Path) -> Artifact:
     """Copy an artifact to a folder: parts first, signature last, each under its name only when it is whole."""
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RigProblem(f"cannot write to {out}: {error.strerror}", "name another folder with -o") from error
     signature = made.path.name + SIGNATURE_SUFFIX
     for name in (*(part.file for part in made.parts), made.path.name, signature):
         if not _same(made.path.parent / name, out / name):

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from imagekit.artifact import Artifact
     from imagekit.image import Image
     from imagekit.key import Key
+    from imagekit.progress import Lines
     from imagekit.store import Store
 
 
@@ -43,14 +44,25 @@ def _main(words: "Sequence[str]") -> int:
     try:
         return int(asked.verb(asked))
     except Problem as problem:
+        _quiet()
         print(f"imagekit: {problem}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
+        _quiet()
         print("imagekit: interrupted", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # the reader of our output has gone; there is nobody left to tell
-        sys.stderr.close()
+    except OSError as error:
+        if isinstance(error, BrokenPipeError):
+            return _deserted()
+        _quiet()
+        print(f"imagekit: {error.strerror}: {error.filename or 'no file named'}", file=sys.stderr)
         return 1
+
+
+def _deserted() -> int:
+    """The reader of our output has gone; there is nobody left to tell, nor a pipe to flush at the end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 1
 
 
 def lock(asked: "Namespace") -> int:
@@ -307,17 +319,25 @@ def _key(asked: "Namespace") -> "tuple[Key, Path]":
 
 
 def _say(line: str) -> None:
-    """A progress line: one that changes on a terminal, plain lines elsewhere."""
-    if sys.stderr.isatty():
-        print(f"\r\x1b[K{line[:110]}", end="", file=sys.stderr, flush=True)
-    elif not line.endswith("%"):
-        print(line, file=sys.stderr, flush=True)
+    """A progress line on stderr: one that changes on a terminal, plain lines elsewhere."""
+    _lines().say(line)
 
 
 def _quiet() -> None:
-    if sys.stderr.isatty():
-        print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+    """Take the progress line away, before something else is printed."""
+    _lines().clear()
 
+
+def _lines() -> "Lines":
+    from imagekit import progress
+
+    if not _LINES:
+        columns = os.get_terminal_size(2).columns if sys.stderr.isatty() else 0
+        _LINES.append(progress.Lines(lambda text: print(text, end="", file=sys.stderr, flush=True), columns=columns))
+    return _LINES[0]
+
+
+_LINES: "list[Lines]" = []
 
 VERBS = {
     "lock": lock,
