@@ -81,6 +81,7 @@ static int is_command_ready(struct service *s)
     s->last = milliseconds();
     snprintf(path, sizeof path, "/etc/imagekit/ready/%s", s->name);
     if ((s->pid = fork())) return 0;
+    (void)!nice(-19);
     setsid();
     execve(path, argv, env);
     _exit(127);
@@ -134,6 +135,7 @@ int report_ready(void)
     int n = read_table(&all), missing = n;
     FILE *events = fopen(EVENTS, "re");
     if (!events) return 1;
+    (void)!nice(19); /* it must not slow down what it waits for */
     for (int i = 0; i < n; i++) all[i].socket = -1;
     while (missing) {
         int64_t pause = -1;
