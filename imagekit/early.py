@@ -35,7 +35,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from imagekit.channel import AGENT
-from imagekit.errors import Defect
+from imagekit.errors import Defect, Problem
 from imagekit.image import Image, Service, Static, Step, argv
 from imagekit.tree import Entry, Tree, directory, file, symlink
 
@@ -70,6 +70,8 @@ APPLETS = {  # what an interactive shell needs, of those that Debian's busybox-s
         "sysctl udhcpc"  # no modprobe: the kernel would call it again and again while it boots, to no end
     ),
 }
+
+LONGEST, MOST_WORDS, LARGEST_SCRIPT, MOST_SERVICES = 1024, 512, 131072, 256  # what inside/boot.h has room for
 
 _INSIDE = Path(__file__).with_name("inside")
 
@@ -145,6 +147,8 @@ def _steps(kind: str, steps: Sequence[Step]) -> Mapping[str, Entry]:
 
 
 def _services(services: Sequence[Service]) -> Mapping[str, Entry]:
+    if len(services) > MOST_SERVICES:
+        raise Problem(f"services: {len(services)} are more than the {MOST_SERVICES} that early boot has room for")
     entries: dict[str, Entry] = {f"{SETTINGS}/table": _text("".join(map(_row, services)))}
     for service in services:
         after = (f"after={name}" for name in service.after)
@@ -166,13 +170,20 @@ def _row(service: Service) -> str:
     kind, colon, rest = service.ready.partition(":")
     condition = "command:" if kind == "command" else kind + colon + rest
     after = ",".join(service.after)
-    return f"{service.name} {round(service.stop_timeout * 1000)} {after or '-'} {condition or '-'}\n"
+    row = f"{service.name} {round(service.stop_timeout * 1000)} {after or '-'} {condition or '-'}\n"
+    if len(row.encode()) >= LONGEST:
+        raise Problem(f"services: {service.name}: name, after and ready are together longer than {LONGEST} bytes")
+    return row
 
 
 def _orders(words: Sequence[str]) -> Entry:
     """A script of boot's: a word per line."""
     lines = (word.replace("\\", "\\\\").replace("\n", "\\n") for word in words)
-    return _script("".join(f"{line}\n" for line in (f"#!{BOOT}", *lines)))
+    script = _script("".join(f"{line}\n" for line in (f"#!{BOOT}", *lines)))
+    if len(words) > MOST_WORDS or script.size >= LARGEST_SCRIPT:
+        what = f"{len(words)} words in {script.size} bytes"
+        raise Problem(f"{words[1]}: its command and environment have {what}, too many for early boot", "use a script")
+    return script
 
 
 def _variables(env: Mapping[str, str]) -> tuple[str, ...]:

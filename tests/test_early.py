@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from imagekit import early
-from imagekit.errors import Defect
+from imagekit.errors import Defect, Problem
 from imagekit.image import Image, Service, Static, Step
 from imagekit.tree import Tree, below_symlink, file
 
@@ -143,6 +143,20 @@ def test_a_service() -> None:
     assert made[f"{folder}/run"].mode == made[f"{folder}/finish"].mode == 0o755
     assert made.read("/etc/imagekit/table").decode() == "redis 10000 - -\nweb 500 redis http:80/health?a=b\n"
     assert below_symlink(made.complete()) is None
+
+
+@pytest.mark.parametrize(
+    ("services", "words"),
+    [
+        ((Service("s", ("/bin/a", *["x"] * 520)),), "too many for early boot"),
+        ((Service("s", ("/bin/a", "x" * 140_000)),), "too many for early boot"),
+        ((Service("s", "/bin/a", ready="http:80/" + "x" * 1020),), "longer than 1024 bytes"),
+        (tuple(Service(f"s{n}", "/bin/a") for n in range(257)), "257 are more than the 256"),
+    ],
+)
+def test_what_early_boot_has_no_room_for_is_refused(services: tuple[Service, ...], words: str) -> None:
+    with pytest.raises(Problem, match=words):
+        tree(services=services)
 
 
 def test_a_command_condition_is_a_script() -> None:

@@ -23,8 +23,6 @@
 
 #include "boot.h"
 
-enum { MOST_WORDS = 512 };
-
 struct verb {
     const char *name;
     int (*obey)(char **words);
@@ -76,7 +74,7 @@ static void unescape(char *from)
 /* The words of a script, then those that it was called with. */
 static int read_script(const char *path, char **given, char **words)
 {
-    static char text[1 << 17];
+    static char text[LARGEST_SCRIPT];
     int n = 0, file = open(path, O_RDONLY | O_CLOEXEC);
     ssize_t size = read(file, text, sizeof text - 1);
     close(file);

@@ -14,7 +14,12 @@
 #define EVENTS "/run/imagekit/events"
 #define PATH "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
-enum { LONGEST = 1024 }; /* bytes of an event, a path, a line of a table */
+enum {
+    LONGEST = 1024, /* bytes of an event, a path, a line of the table */
+    MOST_WORDS = 512, /* of a script */
+    LARGEST_SCRIPT = 131072, /* bytes */
+    MOST_SERVICES = 256,
+}; /* imagekit/early.py refuses more */
 
 /* ---- event.c ---- */
 
@@ -43,7 +48,7 @@ int power_off_soon(char **words);
 struct orders { /* NAME=VALUE words, "--", then the command */
     const char *user;
     double timeout;
-    char *after[64], *env[256];
+    char *after[MOST_WORDS], *env[MOST_WORDS + 3];
     int afters, envs;
     char **argv;
 };

@@ -18,8 +18,8 @@ struct orders read_orders(char **words)
     for (; *words && strcmp(*words, "--"); words++) {
         if (!strncmp(*words, "user=", 5)) orders.user = *words + 5;
         if (!strncmp(*words, "timeout=", 8)) orders.timeout = strtod(*words + 8, NULL);
-        if (!strncmp(*words, "after=", 6) && orders.afters < 64) orders.after[orders.afters++] = *words + 6;
-        if (!strncmp(*words, "env=", 4) && orders.envs < 255) orders.env[orders.envs++] = *words + 4;
+        if (!strncmp(*words, "after=", 6) && orders.afters < MOST_WORDS) orders.after[orders.afters++] = *words + 6;
+        if (!strncmp(*words, "env=", 4) && orders.envs < MOST_WORDS + 2) orders.env[orders.envs++] = *words + 4;
     }
     orders.argv = *words ? words + 1 : words;
     return orders;

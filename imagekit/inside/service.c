@@ -6,11 +6,11 @@
 /* The services in the order of the table; it is made on the host, so it is not judged here. */
 int read_table(struct service **services)
 {
-    static struct service all[256];
+    static struct service all[MOST_SERVICES];
     char line[LONGEST];
     int n = 0;
     FILE *file = fopen("/etc/imagekit/table", "re");
-    while (file && n < 256 && fgets(line, sizeof line, file)) {
+    while (file && n < MOST_SERVICES && fgets(line, sizeof line, file)) {
         struct service *s = &all[n];
         if (sscanf(line, "%255s %d %1023s %1023[^\n]", s->name, &s->stop_timeout, s->after, s->condition) == 4) n++;
     }
