@@ -156,8 +156,12 @@ class Tree(Mapping[str, Entry]):
         return Tree(_heal_links(kept, self._entries))
 
     def override(self, other: "Tree") -> "Tree":
-        """The tree with the paths of `other` in place of its own: how an image's own files replace a package's."""
-        return Tree({**self._entries, **other._entries})
+        """The tree with the paths of `other` in place of its own: how an image's own files replace a package's.
+
+        A hard link to what is replaced keeps the old bytes, as it would on a disk.
+        """
+        kept = {path: entry for path, entry in self._entries.items() if path not in other._entries}
+        return Tree({**_heal_links(kept, self._entries), **other._entries})
 
     def complete(self) -> "Tree":
         """The tree with every missing parent directory added: an initramfs silently drops a file without one."""
@@ -177,7 +181,8 @@ class Tree(Mapping[str, Entry]):
         """One Tree per owner, by name: what formats compress apart, so that a change costs only its own part."""
         parts: dict[str, dict[str, Entry]] = {}
         for path, entry in self._entries.items():
-            parts.setdefault(entry.owner, {})[path] = entry
+            holder = self._entries.get(entry.target, entry) if entry.kind == "hardlink" else entry
+            parts.setdefault(holder.owner, {})[path] = entry
         return {owner: Tree(parts[owner]) for owner in sorted(parts)}
 
 

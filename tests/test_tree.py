@@ -209,3 +209,16 @@ def test_a_tree_is_immutable_and_short_to_print() -> None:
         tree["/y"] = ENTRY  # type: ignore[index]
     assert repr(tree) == "<Tree of 1 paths, 1 bytes>"
     assert (tree == {"/x": ENTRY}) is False
+
+
+def test_a_hard_link_keeps_its_bytes_when_what_it_was_linked_to_is_replaced() -> None:
+    package = Tree(
+        {"/usr/bin/perl": file(b"theirs", owner="perl"), "/usr/bin/perl5": Entry("hardlink", target="/usr/bin/perl")}
+    )
+    both = package.override(Tree({"/usr/bin/perl": file(b"ours")}))
+    assert (both.read("/usr/bin/perl"), both.read("/usr/bin/perl5")) == (b"ours", b"theirs")
+
+
+def test_a_hard_link_is_with_the_file_that_it_shares_bytes_with() -> None:
+    tree = Tree({"/a": file(b"1", owner="one"), "/b": Entry("hardlink", target="/a", owner="two")})
+    assert {owner: set(part) for owner, part in tree.by_owner().items()} == {"one": {"/a", "/b"}}
