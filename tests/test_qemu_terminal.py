@@ -129,5 +129,5 @@ def test_without_a_terminal_the_console_is_printed(tmp_path: Path) -> None:
         while b"login: " not in seen:
             seen += process.stdout.read1(4096) or pytest.fail(f"it ended: {seen!r}")
         process.send_signal(signal.SIGINT)
-        assert process.wait() == 130
+        assert process.wait(timeout=300) == 130
         assert b"Ctrl-C stops the guest" in process.stderr.read()
