@@ -9,7 +9,6 @@ import toys
 
 from imagekit import matrix, plugs
 
-
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a job in a shell's background begins so, and so do its children
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
