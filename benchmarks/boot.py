@@ -38,7 +38,7 @@ def floor_initrd(tree: Tree, arch: str, scratch: Path) -> bytes:
     order = tree.read("/etc/imagekit/modules")
     entries: dict[str, Entry] = {path: tree[path] for path in order.decode().split()}
     entries |= {"/init": file(program.read_bytes(), mode=0o755), "/modules": file(order), "/dev": directory()}
-    return zstandard.ZstdCompressor(level=3).compress(cpio.archive(Tree(entries).complete().items()))
+    return zstandard.ZstdCompressor(level=-1).compress(cpio.archive(Tree(entries).complete().items()))
 
 
 def seconds_to_page(argv: list[str], port: int) -> float:

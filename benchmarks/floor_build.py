@@ -8,7 +8,7 @@ import zstandard
 parts, out = sys.argv[1:]
 os.makedirs(out, exist_ok=True)  # noqa: PTH103 - pathlib is no part of the floor
 read = {name: open(f"{parts}/{name}", "rb").read() for name in ("kernel", "initrd", "changed")}  # noqa: SIM115
-segment = zstandard.ZstdCompressor(level=3).compress(read["changed"])
+segment = zstandard.ZstdCompressor(level=-1).compress(read["changed"])
 with open(f"{out}/initrd", "wb") as initrd, open(f"{out}/kernel", "wb") as kernel:
     initrd.write(read["initrd"])
     initrd.write(segment)

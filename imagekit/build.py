@@ -159,6 +159,7 @@ def own_digest() -> str:
     return _digest([imagekit.__version__, [[path.name, of.st_size, of.st_mtime_ns] for path, of in found]])
 
 
+@cache
 def _own_files() -> list[Path]:
     return sorted(path for path in Path(__file__).parent.rglob("*") if path.is_file() and path.suffix != ".pyc")
 

@@ -3,6 +3,7 @@
 Exit status: 0 done, 1 a Problem or a failed check, 2 wrong usage, 130 interrupted; `run` gives the program's own.
 """
 
+import gc
 import os
 import sys
 
@@ -30,6 +31,7 @@ def main(argv: "Sequence[str] | None" = None) -> int:
         if said is not None:
             print("\n".join(said))
             return 0
+        gc.disable()  # a build makes values and ends: looking for circles among them costs it a twentieth
     return _main(words)
 
 
@@ -37,7 +39,7 @@ def _main(words: "Sequence[str]") -> int:
     from imagekit import usage
     from imagekit.errors import Problem
 
-    asked = usage.parser(VERBS).parse_args(words)
+    asked = usage.parser(VERBS, words).parse_args(words)
     asked.words = words
     if getattr(asked, "mirror", None):
         os.environ["IMAGEKIT_MIRROR"] = asked.mirror  # where mirror.py looks, in processes that we start too

@@ -1,7 +1,7 @@
 """What can be typed: every verb with its options and examples."""
 
 import argparse
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import imagekit
@@ -12,8 +12,11 @@ from imagekit.errors import Problem
 Verb = Callable[[argparse.Namespace], int]
 
 
-def parser(verbs: Mapping[str, Verb]) -> argparse.ArgumentParser:
-    """The parser of the command line; `verb` of what it parses is the verb's function, whose docstring is its help."""
+def parser(verbs: Mapping[str, Verb], words: Sequence[str]) -> argparse.ArgumentParser:
+    """The parser of these words; `verb` of what it parses is the verb's function, whose docstring is its help.
+
+    Only a verb that is among the words gets its options: a warm build has no time for the others'.
+    """
     raw = argparse.RawDescriptionHelpFormatter
     about = (
         "Build operating-system images and test them. `pytest images/` does all of it; these verbs do one step each."
@@ -23,6 +26,9 @@ def parser(verbs: Mapping[str, Verb]) -> argparse.ArgumentParser:
     every = top.add_subparsers(metavar="VERB", required=True)
     for name, function in verbs.items():
         text = (function.__doc__ or "").strip().partition("\n")[0]
+        if name not in words:
+            every.add_parser(name, help=text)
+            continue
         define, examples = DEFINITIONS[name]
         shown = "\n".join(f"  imagekit {example}" for example in examples)
         verb = every.add_parser(name, help=text, description=text, epilog=f"examples:\n{shown}", formatter_class=raw)

@@ -17,7 +17,11 @@ image = Image(
         "gcc-12-base",
         "libnginx-mod-http-echo",
         "/usr/lib/*/gconv",  # character set conversions
-        "/usr/lib/*/libmvec.so.1",  # vector mathematics
+        "/usr/lib/*/libm.so.6",  # mathematics
+        "/usr/lib/*/libmvec.so.1",
+        "/usr/lib/*/libnsl.so.1",  # NIS
+        "/usr/lib/*/engines-3",  # hardware for OpenSSL that is not there
+        "/usr/lib/*/ossl-modules",
     ),
     users={"www-data": User(uid=33, home="/var/www")},
     files={

@@ -32,7 +32,7 @@ def test_every_example_can_be_typed(monkeypatch):
     monkeypatch.chdir(KEYS.parents[1])
     for verb, (_, examples) in usage.DEFINITIONS.items():
         for example in examples:
-            asked = usage.parser(cli.VERBS).parse_args(example.split())
+            asked = usage.parser(cli.VERBS, example.split()).parse_args(example.split())
             assert asked.verb is cli.VERBS[verb]
 
 
