@@ -125,11 +125,17 @@ def converse(
         end(process)
 
 
-def end(process: "Popen[bytes]") -> None:
-    """Kill a launched program and its session's processes, reap it and close its pipes; twice is once."""
+def kill(process: "Popen[bytes]") -> None:
+    """Kill a launched program and its session's processes; for a thread other than the one that talks with it."""
     if process.returncode is None:
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, 9)
+
+
+def end(process: "Popen[bytes]") -> None:
+    """Kill a launched program and its session's processes, reap it and close its pipes; twice is once."""
+    if process.returncode is None:
+        kill(process)
         process.wait()
     for stream in (process.stdin, process.stdout, process.stderr):
         if stream:

@@ -39,6 +39,8 @@ def start(opened: Opened, *, rig: Rig, store: Store) -> Guest:
             raise GuestProblem(f"{' '.join(argv)}: the guest was stopped")
         process = _launch(root, argv, env)
         running.add(process)
+        if stopped:  # between the question above and now
+            host.kill(process)
         try:
             done = host.converse(process, input=input, timeout=timeout, limit=MAX_OUTPUT)
         except TimeoutError:
@@ -51,7 +53,7 @@ def start(opened: Opened, *, rig: Rig, store: Store) -> Guest:
     def stop() -> None:
         stopped.append(True)
         for process in tuple(running):  # commands of other threads; our own have ended
-            host.end(process)
+            host.kill(process)  # whoever talks with it reads its end, reaps it and closes its pipes
 
     facts = {"writable": writable, "user": "root" if os.getuid() == 0 else "root, mapped to an ordinary user"}
     return Guest(opened.artifact.arch, "namespace", run, _connect, stop, console, facts, lambda: not stopped)
