@@ -22,7 +22,8 @@ def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Itera
     monkeypatch.setenv("IMAGEKIT_KEY", str(toys.HERE / "fixtures/keys/test.key"))
     monkeypatch.setenv("OUTSIDE_LOG", str(pytester.path / "log"))
     monkeypatch.setenv("PYTHONPATH", str(toys.OUTSIDE), prepend=os.pathsep)
-    monkeypatch.delenv("PYTEST_ADDOPTS", raising=False)
+    for name in ("PYTEST_ADDOPTS", "PYTEST_XDIST_WORKER"):  # what this run is told, the runs in it are not
+        monkeypatch.delenv(name, raising=False)
     pytester.syspathinsert(toys.OUTSIDE)
     pytester.makeconftest(toys.CONFTEST)
     pytester.mkdir("images")
