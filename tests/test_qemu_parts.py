@@ -270,3 +270,9 @@ def test_keys_that_leave_and_keys_that_do_not(typed: list[bytes], sent: bytes, i
     keys = Keys()
     assert b"".join(keys.feed(piece) for piece in typed) == sent
     assert keys.is_leaving is is_leaving
+
+
+def test_an_event_behind_a_prompt_is_heard() -> None:
+    progress = Progress()
+    ConsoleLines(progress, take_events=True).feed(b"~ # \x1b[6n[    2.5] imagekit: ready\r\n~ # imagekit: early\r\n")
+    assert progress.stages == [(2.5, "ready")]

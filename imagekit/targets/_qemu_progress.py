@@ -11,7 +11,9 @@ from imagekit.guest import WIDTH, escape
 MAX_STAGES = 2000  # lines that are kept: a guest that says more is not booting
 MAX_ENDS = 3  # times that a service may end before the whole is ready
 LINE = re.compile(r"(\d{1,9}\.\d{1,9}) (\S.*)\Z", re.DOTALL)
-CONSOLE = re.compile(rb"^(?:\[ *(\d{1,9}\.\d{1,9})\] )?imagekit: ([^\r\n]+)\r*$", re.MULTILINE)
+CONSOLE = re.compile(  # the kernel's time may stand behind a prompt; without it only a whole line is an event
+    rb"(?:\[ *(\d{1,9}\.\d{1,9})\] |^)imagekit: ([^\r\n]+)\r*$", re.MULTILINE
+)
 PANIC = re.compile(rb"^(?:\[ *\d+\.\d+\] ?(?:\[ *[TC]\d+\] ?)?)?(Kernel panic - not syncing[^\r\n]*)", re.MULTILINE)
 CARRY = 1 << 12  # bytes of an unfinished line that are kept for the next piece
 
