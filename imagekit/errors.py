@@ -30,6 +30,14 @@ class Defect(Problem):
     """imagekit is wrong."""
 
 
+class GuestProblem(Problem):
+    """The guest did not do what was asked: the message carries its console's end and what was seen last."""
+
+
+class MachineProblem(GuestProblem, RigProblem):
+    """The machine below the guest failed: QEMU died, hangs or was stopped. The rig is to blame, the guest is gone."""
+
+
 def unknown(what: str, name: str, known: Iterable[str]) -> Problem:
     """Say that `name` is unknown, and list the known ones; the nearest first, if one is near."""
     from difflib import get_close_matches

@@ -4,16 +4,17 @@ The narrow waist is `run(argv)`; `http` and `tcp` go through `connect`. Also her
 starts an Artifact and gives a Guest; formats and targets meet only in a format's kind.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NoReturn
 
-from imagekit.errors import Problem, RigProblem
-
-HEAD, TAIL = 1 << 20, 1 << 20  # bytes of console that are kept: the first and the last
-END, WIDTH = 1 << 16, 400  # bytes that are looked at for the console's end, and characters that are shown of a line
-MAX_BODY = 16 << 20  # bytes of an HTTP answer's body that are read
+from imagekit.boot import Boot
+from imagekit.console import Console as Console
+from imagekit.console import escape as escape
+from imagekit.errors import GuestProblem as GuestProblem
+from imagekit.errors import MachineProblem as MachineProblem
+from imagekit.http import Http
+from imagekit.rig import Rig as Rig
 
 
 @dataclass(frozen=True)
@@ -38,63 +39,17 @@ class Finished:
         return self
 
 
-class GuestProblem(Problem):
-    """The guest did not do what was asked: the message carries its console's end and what was seen last."""
-
-
-class MachineProblem(GuestProblem, RigProblem):
-    """The machine below the guest failed: QEMU died, hangs or was stopped. The rig is to blame, the guest is gone."""
-
-
-@dataclass
-class Console:
-    """All that a guest printed: the first and the last MiB, and how much there was."""
-
-    head: bytearray = field(default_factory=bytearray)
-    tail: bytearray = field(default_factory=bytearray)
-    total: int = 0  # bytes ever printed
-
-    def feed(self, data: bytes) -> None:
-        """Add what the guest printed now."""
-        self.total += len(data)
-        room = HEAD - len(self.head)
-        self.head += data[:room]
-        self.tail += data[room:] if room > 0 else data
-        if len(self.tail) > 2 * TAIL:
-            del self.tail[:-TAIL]
-
-    @property
-    def text(self) -> str:
-        """What was kept, as printable text: escape sequences and control characters are shown, not obeyed."""
-        dropped = self.total - len(self.head) - len(self.tail)
-        gap = f"\n[... {dropped} bytes not kept ...]\n" if dropped else ""
-        return escape(bytes(self.head)) + gap + escape(bytes(self.tail))
-
-    def end(self, lines: int = 30) -> str:
-        """The last lines, each marked as the guest's own words."""
-        last = escape(bytes(self.head[-END:] + self.tail[-END:])[-END:]).rstrip().splitlines()[-lines:]
-        shown = (line if len(line) <= WIDTH else f"{line[:WIDTH]}..." for line in last)
-        return "\n".join(f"guest| {line}" for line in shown) or "guest| (it printed nothing)"
-
-
-def escape(data: bytes) -> str:
-    """A guest's bytes as text that cannot steer a terminal, forge a report line or hide: only printable characters."""
-    text = data.decode("utf-8", "backslashreplace").replace("\r\n", "\n")
-    return "".join(c if c == "\n" or c == "\t" or c.isprintable() else f"\\x{ord(c):02x}" for c in text)
+def _cannot(*_: object, **__: object) -> NoReturn:
+    raise GuestProblem("this kind of guest cannot do that", "ask for `guest` or `boot` on a machine that boots")
 
 
 @dataclass(frozen=True)
-class Response:
-    """An HTTP answer of a guest."""
+class Power:
+    """A machine's plug and buttons. Its disks stay; what is in memory does not."""
 
-    status: int
-    headers: Mapping[str, str]  # names in lower case
-    body: bytes
-
-    @property
-    def text(self) -> str:
-        """The body as text."""
-        return self.body.decode("utf-8", "backslashreplace")
+    cut: Callable[[], None] = _cannot  # the plug is pulled: the guest is not asked
+    on: Callable[[], None] = _cannot  # start again; returns at once, `guest.wait_ready()` waits
+    reset: Callable[[], None] = _cannot  # the reset button; returns at once
 
 
 @dataclass(frozen=True)
@@ -109,6 +64,20 @@ class Guest:
     console: Console = field(repr=False)
     facts: dict[str, Any]  # what was measured: "boot_seconds", "stages", "services", "accelerator", ...
     is_alive: Callable[[], bool] = field(repr=False, default=lambda: True)
+    stream_argv: Callable[..., Any] = field(repr=False, default=_cannot)  # a command whose output is taken as it comes
+    wait_ready: Callable[[], None] = field(repr=False, default=_cannot)  # after power.on, power.reset or a reboot
+    power: Power = field(repr=False, default=Power())
+    measure: Callable[[], Boot] = field(repr=False, default=_cannot)  # boot the same bytes by the instruction clock
+    save: Callable[[Any], None] = field(repr=False, default=_cannot)  # freeze the machine as it is into a folder
+    screenshot: Callable[[], bytes] = field(repr=False, default=_cannot)  # PNG of its display
+
+    @property
+    def boot(self) -> Boot:
+        """How its boot went by the instruction clock: the same figure on any host; measured when first asked for."""
+        if "boot" not in self.facts:
+            self.facts["boot"] = self.measure()
+        found: Boot = self.facts["boot"]
+        return found
 
     def run(
         self,
@@ -139,99 +108,6 @@ class Guest:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
-
-
-@dataclass(frozen=True)
-class Http:
-    """A guest's web server, reached through `connect`."""
-
-    connect: Callable[[int], Any]
-
-    def get(self, path: str, *, port: int = 80, headers: Mapping[str, str] | None = None) -> Response:
-        """GET a path; a body over 16 MiB is a GuestProblem."""
-        return self.request("GET", path, port=port, headers=headers)
-
-    def request(
-        self,
-        method: str,
-        path: str,
-        *,
-        port: int = 80,
-        headers: Mapping[str, str] | None = None,
-        body: bytes = b"",
-        timeout: float = 30.0,  # seconds of wall clock for the whole answer
-    ) -> Response:
-        """One HTTP/1.1 request on a connection of its own; raises GuestProblem when no whole answer comes in time."""
-        from http.client import HTTPConnection, HTTPException
-
-        what = f"{method} {path} on port {port}"
-        connection = HTTPConnection("guest", port, timeout=timeout)
-        connection.sock = self.connect(port)
-        try:
-            with _cut_off(connection.sock, timeout, f"{what}: no whole answer within {timeout:g} s"):
-                connection.request(method, path, body=body or None, headers={"Connection": "close", **(headers or {})})
-                with connection.getresponse() as answer:
-                    fields = {name.lower(): value for name, value in answer.getheaders()}
-                    return Response(answer.status, fields, _whole_body(answer))
-        except (HTTPException, OSError) as error:
-            raise GuestProblem(f"{what}: {escape(f'{type(error).__name__} {error}'.encode())[:WIDTH]}") from error
-        finally:
-            connection.close()
-
-
-def _whole_body(answer: Any) -> bytes:
-    """The body, bounded; http.client's read(n) says nothing when the connection ends before the announced length."""
-    body: bytes = answer.read(MAX_BODY + 1)
-    if len(body) > MAX_BODY:
-        raise OSError(f"the body has more than {MAX_BODY} bytes")
-    if answer.length:
-        raise OSError(f"the body ends {answer.length} bytes early")
-    return body
-
-
-@contextmanager
-def _cut_off(connection: Any, seconds: float, message: str) -> Iterator[None]:
-    """Shut a connection down after so many seconds: a socket's own time-out is for each byte, and bytes can trickle."""
-    from socket import SHUT_RDWR
-    from threading import Timer
-
-    late = []
-
-    def cut() -> None:
-        late.append(True)
-        with suppress(OSError):
-            connection.shutdown(SHUT_RDWR)
-
-    timer = Timer(seconds, cut)
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    except Exception as error:
-        if late:
-            raise GuestProblem(message) from error
-        raise
-    finally:
-        timer.cancel()
-    if late:
-        raise GuestProblem(message)
-
-
-def _say_nothing(line: str) -> None:
-    _ = line
-
-
-@dataclass(frozen=True)
-class Rig:
-    """How machines are to be started: the options that every target reads."""
-
-    tools: str = "auto"  # "auto", "host" or "tree": where QEMU and firmware come from
-    memory: int = 256  # MiB
-    accelerator: str = "auto"  # "auto", "kvm" or "tcg"
-    ready_timeout: float = 120.0  # seconds of wall clock until the guest must be ready
-    say: Callable[[str], None] = field(default=_say_nothing, repr=False)  # a progress line
-    channel: bool = True  # add the agent's initrd at boot; without it the artifact boots untouched, console only
-    cmdline: str = ""  # appended to the kernel's command line of this boot
 
 
 @dataclass(frozen=True)

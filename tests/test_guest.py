@@ -7,8 +7,10 @@ from threading import Thread
 
 import pytest
 
-from imagekit.errors import Problem, RigProblem
-from imagekit.guest import HEAD, MAX_BODY, TAIL, Console, Finished, Guest, GuestProblem, Http, MachineProblem, escape
+from imagekit.console import HEAD, TAIL, Console, escape
+from imagekit.errors import GuestProblem, MachineProblem, Problem, RigProblem
+from imagekit.guest import Finished, Guest
+from imagekit.http import MAX_BODY, Http
 
 
 @pytest.mark.parametrize(

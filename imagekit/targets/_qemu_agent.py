@@ -8,8 +8,9 @@ from itertools import count
 from typing import TYPE_CHECKING
 
 from imagekit.channel import MAX_OUTPUT, MAX_STREAMS, Call, Decoder, Frame, Hello, Kind, parse_hello, request, text
+from imagekit.console import WIDTH, escape
 from imagekit.errors import Problem
-from imagekit.guest import WIDTH, Finished, escape
+from imagekit.guest import Finished
 from imagekit.targets._qemu_progress import Progress
 
 if TYPE_CHECKING:

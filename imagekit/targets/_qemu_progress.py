@@ -6,7 +6,7 @@ A line is `SECONDS WORDS` with the guest's own clock; the words are listed in ea
 import re
 from dataclasses import dataclass, field
 
-from imagekit.guest import WIDTH, escape
+from imagekit.console import WIDTH, escape
 
 MAX_STAGES = 2000  # lines that are kept: a guest that says more is not booting
 MAX_ENDS = 3  # times that a service may end before the whole is ready

@@ -1,0 +1,48 @@
+"""Rig: how machines are to be started; the options that every target reads. Also what can be plugged into one."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Disk:
+    """A disk of a machine: a blank one of `size`, or a private overlay over the file `source`, which stays as it is."""
+
+    name: str  # its serial number, and so its name in the guest: /dev/disk/by-id/virtio-NAME
+    size: str | int = ""  # "64 MiB", or bytes
+    source: Path | None = None  # a raw image
+
+
+@dataclass(frozen=True)
+class Wire:
+    """A network card on a private switch, in the place of the user network."""
+
+    mac: str
+    plug: Callable[[], Any] = field(repr=False)  # a new socket that carries frames, each behind its length (4 bytes)
+
+
+def say_nothing(line: str) -> None:
+    """The progress line of whoever wants none."""
+    _ = line
+
+
+@dataclass(frozen=True)
+class Rig:
+    """How machines are to be started."""
+
+    tools: str = "auto"  # "auto", "host" or "tree": where QEMU and firmware come from
+    memory: int = 256  # MiB
+    accelerator: str = "auto"  # "auto", "kvm" or "tcg"
+    ready_timeout: float = 120.0  # seconds that the guest may work until it must be ready
+    timeout_scale: float = 1.0  # every time-out is multiplied by it
+    say: Callable[[str], None] = field(default=say_nothing, repr=False)  # a progress line
+    channel: bool = True  # add the agent's initrd at boot; without it the artifact boots untouched, console only
+    cmdline: str = ""  # appended to the kernel's command line of this boot
+    firmware: str = "direct"  # "direct": the kernel is started as fast as can be; "bios", "uefi": by firmware
+    disks: tuple[Disk, ...] = ()
+    wires: tuple[Wire, ...] = ()  # empty: the closed user network
+    display: bool = False  # a graphics card, so that there is something to take a picture of
+    wait: str = "ready"  # what start() waits for: "ready", "shutdown", "nothing", or "console:REGEX"
+    fresh: bool = False  # restore the booted state from a template where that can be; facts["fresh"] says how it went
