@@ -6,12 +6,13 @@ conftest.py may override any. `request` is pytest's; the names with an underscor
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:  # at run time when a fixture is first asked for: this file is loaded in every run of pytest
     from imagekit.artifact import Artifact
+    from imagekit.bench import Bench
     from imagekit.guest import Guest, Rig
     from imagekit.image import Image
     from imagekit.key import Key
@@ -23,15 +24,6 @@ SCOPES: dict[str, Literal["session", "module"]] = {
     **dict.fromkeys(("key", "store"), "session"),
     **dict.fromkeys(("image", "lock", "arch", "tree", "artifact", "rebuilt", "sandbox", "guest", "rig"), "module"),
 }
-
-
-class Bench(NamedTuple):
-    """What the fixtures of one process share."""
-
-    option: Callable[[str, Any], Any]  # (name, default) -> value
-    say: Callable[[str], None]
-    facts: dict[tuple[Path, str, str, str], dict[str, Any]]  # (definition, arch, format, target) -> measured
-    told: set[tuple[Path, str, str, str]]  # the places whose facts travel with a report already
 
 
 def param(request: Any) -> str:

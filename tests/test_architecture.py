@@ -17,7 +17,7 @@ FLOORS = [  # a module imports only from lines above its own; a folder stands fo
 PLUGS = ("sources", "stores", "formats", "targets")
 PACKAGE_ITSELF = 4  # imagekit/__init__.py looks up names of errors and image: it stands just below floor 3
 WRAPPED = {  # each heavy dependency is known to these files alone
-    "pytest": ("plugin",),
+    "pytest": ("plugin", "bench", "collection", "outcomes"),
     "_pytest": (),
     "xdist": ("scheduler",),
     "qemu": ("targets/_qemu*",),
@@ -25,7 +25,9 @@ WRAPPED = {  # each heavy dependency is known to these files alone
     "pysequoia": ("sources/_*",),
     "zstandard": ("sources/_*", "formats/*", "disk/*"),
 }
-PARTS = {"plugin": ("fixtures", "scheduler")}  # what a module was split into; nobody else may import them
+PARTS = {  # what a module was split into: nobody else may import them, and each knows those before it
+    "plugin": ("bench", "fixtures", "scheduler", "collection", "outcomes"),
+}
 DEFINITIONS_MAY = ("imagekit", "imagekit.checks", "pytest")
 
 
@@ -94,11 +96,18 @@ def _fault_of_own(module: str, name: str) -> str:
     if folder in PLUGS and module.partition("/")[0] in PLUGS:
         return f"a plug imports the plug {name}"
     if any(target in parts for parts in PARTS.values()):
-        return "" if target in PARTS.get(module, ()) else f"{name} is a part of another module"
+        return "" if target in _parts_known_to(module) else f"{name} is a part of another module"
     own, other = floor_of(module), floor_of(target)
     if own is None or other is None:
         return f"{name}: {module if own is None else target} has no floor"
     return "" if other < own else f"imports {name} (floor {other}) from floor {own}"
+
+
+def _parts_known_to(module: str) -> tuple[str, ...]:
+    for whole, parts in PARTS.items():
+        if module in (whole, *parts):
+            return parts if module == whole else parts[: parts.index(module)]
+    return ()
 
 
 def _fault_of_foreign(module: str, name: str) -> str:
@@ -166,6 +175,7 @@ BAD = (
     ("artifact", "from nacl.signing import VerifyKey", "is imported outside of key"),
     ("cli", "import requests", "1: requests is no dependency of the project"),
     ("cli", "from imagekit import fixtures", "1: imagekit.fixtures is a part of another module"),
+    ("fixtures", "from imagekit import collection", "1: imagekit.collection is a part of another module"),
     ("new_noun", "from imagekit.tree import Tree", "new_noun has no floor"),
 )
 GOOD = (
@@ -176,6 +186,7 @@ GOOD = (
     ("sources/debian", "from imagekit.sources._deb import read"),
     ("checks/standard", "from imagekit.checks import size"),
     ("cli", "from imagekit import __version__, build"),
+    ("collection", "import pytest\nfrom imagekit.bench import Bench"),
     ("plugin", "import pytest\nfrom imagekit.scheduler import MachineScheduling"),
     ("targets/_qemu", "from qemu.qmp import QMPClient"),
     ("key", "def f():\n    from nacl.signing import VerifyKey"),
