@@ -115,6 +115,18 @@ def test_without_a_channel_there_is_no_second_line() -> None:
     assert "channel" not in command("x86_64", wiring=Wiring(3, 4, None))
 
 
+def test_wires_take_the_place_of_the_user_network() -> None:
+    wires = ((7, "52:54:00:00:01:0a"), (9, "52:54:00:00:02:0a"))
+    line = command("aarch64", wiring=Wiring(3, 4, 5, wires))
+    assert (
+        "-netdev stream,id=w0,server=off,addr.type=fd,addr.str=7 "
+        "-device virtio-net-pci,netdev=w0,mac=52:54:00:00:01:0a,romfile= "
+        "-netdev stream,id=w1,server=off,addr.type=fd,addr.str=9 "
+        "-device virtio-net-pci,netdev=w1,mac=52:54:00:00:02:0a,romfile= "
+    ) in line
+    assert "user," not in line
+
+
 # --- accelerators
 
 

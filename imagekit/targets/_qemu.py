@@ -42,6 +42,9 @@ def start(target: str, opened: Opened, *, rig: Rig, store: Store) -> Guest:
 
     def connect(port: int) -> Any:
         _check_alive(machine, f"port {port}")
+        if rig.wires:
+            hint = f"ask from another guest of it: `net.client.run('wget -qO- http://NAME:{port}/')`"
+            raise GuestProblem(f"port {port}: this machine is on a private network, which the host is not part of", hint)
         try:
             return ports.connect(port)
         except OSError as error:

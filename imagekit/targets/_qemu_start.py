@@ -3,7 +3,7 @@
 import fcntl
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from shlex import join
 from subprocess import DEVNULL, STDOUT, Popen
@@ -63,11 +63,15 @@ def start(opened: Opened, *, rig: Rig, store: Store, on_console: Callable[[bytes
 
         def launch(lines: Lines) -> "Popen[bytes]":
             channel_line = lines.channel.fileno() if rig.channel else None
-            wiring = Wiring(lines.monitor.fileno(), lines.console.fileno(), channel_line)
-            wired = command._replace(initrd=_path(initrd), wiring=wiring)
-            handles = (opened.handles["kernel"], initrd, *(line.fileno() for line in lines[:3]))
-            argv = tools.argv(program, *wired.arguments)
-            return host.launch(argv, env=tools.env, pass_fds=handles, stdin=DEVNULL, stdout=lines.words, stderr=STDOUT)
+            with ExitStack() as stack:
+                plugs = [(stack.enter_context(wire.plug()).fileno(), wire.mac) for wire in rig.wires]
+                wiring = Wiring(lines.monitor.fileno(), lines.console.fileno(), channel_line, tuple(plugs))
+                wired = command._replace(initrd=_path(initrd), wiring=wiring)
+                ends = (*(line.fileno() for line in lines[:3]), *(handle for handle, _ in plugs))
+                handles = (opened.handles["kernel"], initrd, *ends)
+                argv = tools.argv(program, *wired.arguments)
+                streams = {"stdin": DEVNULL, "stdout": lines.words, "stderr": STDOUT}
+                return host.launch(argv, env=tools.env, pass_fds=handles, **streams)
 
         machine = Machine(launch, nonce=nonce, by_hand=_by_hand(command, opened, tools, rig), on_console=on_console)
         machine.start()
