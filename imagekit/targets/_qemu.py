@@ -44,7 +44,7 @@ def start(target: str, opened: Opened, *, rig: Rig, store: Store) -> Guest:
         _check_alive(machine, f"port {port}")
         if rig.wires:
             hint = f"ask from another guest of it: `net.client.run('wget -qO- http://NAME:{port}/')`"
-            raise GuestProblem(f"port {port}: this machine is on a private network, which the host is not part of", hint)
+            raise GuestProblem(f"port {port}: the machine is on a private network, which the host is not on", hint)
         try:
             return ports.connect(port)
         except OSError as error:

@@ -70,8 +70,8 @@ def start(opened: Opened, *, rig: Rig, store: Store, on_console: Callable[[bytes
                 ends = (*(line.fileno() for line in lines[:3]), *(handle for handle, _ in plugs))
                 handles = (opened.handles["kernel"], initrd, *ends)
                 argv = tools.argv(program, *wired.arguments)
-                streams = {"stdin": DEVNULL, "stdout": lines.words, "stderr": STDOUT}
-                return host.launch(argv, env=tools.env, pass_fds=handles, **streams)
+                words = lines.words
+                return host.launch(argv, env=tools.env, pass_fds=handles, stdin=DEVNULL, stdout=words, stderr=STDOUT)
 
         machine = Machine(launch, nonce=nonce, by_hand=_by_hand(command, opened, tools, rig), on_console=on_console)
         machine.start()
