@@ -29,6 +29,10 @@ can read it: whatever arrives is still hostile input.)
     KILL      host   nothing; the command's process group gets SIGKILL, EXIT follows
     PING      host   up to 64 bytes
     PONG      guest  u64 guest's CLOCK_MONOTONIC in ns, the bytes of the PING
+    RENEW     host   u64 ns since 1970, u8 length of a nonce, that nonce, entropy. The guest sets its clock, reseeds its
+                     random numbers, ends all commands, forgets which streams ended, and answers HELLO with the new
+                     nonce, which is the only one from then on; for machines that were restored from a saved state.
+                     Sent again with the nonce that is in force, it ends nothing
 
     request = u32 time-out in ms (0: none), u32 number of arguments, u32 number of variables,
               then NUL-terminated: working directory, arguments, variables as NAME=VALUE
@@ -90,6 +94,7 @@ class Kind(IntEnum):
     KILL = 10
     PING = 11
     PONG = 12
+    RENEW = 13
 
 
 class Frame(NamedTuple):
@@ -216,6 +221,11 @@ def request(
             "give large input by stdin",
         )
     return packed
+
+
+def renewal(nonce: str, nanoseconds: int, entropy: bytes) -> bytes:
+    """What a RENEW says: the nonce to come, the time (since 1970), and bytes that nobody else knows."""
+    return struct.pack("<QB", nanoseconds, len(nonce)) + nonce.encode() + entropy
 
 
 def parse_request(packed: bytes) -> Asked:

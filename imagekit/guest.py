@@ -8,11 +8,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
-from imagekit.boot import Boot
+from imagekit import health
+from imagekit.boot import Boot, Stage
 from imagekit.console import Console as Console
 from imagekit.console import escape as escape
 from imagekit.errors import GuestProblem as GuestProblem
 from imagekit.errors import MachineProblem as MachineProblem
+from imagekit.health import Health as Health
+from imagekit.health import ServiceState as ServiceState
 from imagekit.http import Http
 from imagekit.rig import Rig as Rig
 
@@ -70,6 +73,7 @@ class Guest:
     measure: Callable[[], Boot] = field(repr=False, default=_cannot)  # boot the same bytes by the instruction clock
     save: Callable[[Any], None] = field(repr=False, default=_cannot)  # freeze the machine as it is into a folder
     screenshot: Callable[[], bytes] = field(repr=False, default=_cannot)  # PNG of its display
+    events: Callable[[], Sequence[Stage]] = field(repr=False, default=tuple)  # all that it told of its services so far
 
     @property
     def boot(self) -> Boot:
@@ -93,6 +97,15 @@ class Guest:
 
             argv = shlex.split(argv)
         return self.run_argv(tuple(argv), input=input, env=dict(env or {}), timeout=timeout)
+
+    def health(self) -> Health:
+        """How the guest is at this moment: kernel, mounts, memory, services; cheap enough to ask after every test."""
+        told = self.run_argv(("@health",), input=b"", env={}, timeout=30.0).check().stdout
+        return health.parse(told, self.events())
+
+    def services(self) -> Mapping[str, ServiceState]:
+        """Every service by its name, as it is now: `guest.services()["web"].state == "ready"`."""
+        return self.health().services
 
     @property
     def http(self) -> "Http":

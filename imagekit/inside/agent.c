@@ -55,6 +55,7 @@ static void obey(int kind, int stream, const uint8_t *payload, size_t size)
 {
     if (kind == PING) send_clock(PONG, payload, size);
     if (kind == KILL) kill_command(stream);
+    if (kind == RENEW) renew(payload, size);
     if (size < 9) return;
     if (kind == EXEC) take_request(stream, payload + 9, size - 9, get64(payload), payload[8]);
     if (kind == STDIN) take_stdin(stream, payload + 9, size - 9, get64(payload), payload[8]);
@@ -87,9 +88,9 @@ static void serve(int children)
             while (read(children, caught, sizeof caught) > 0) {}
             reap_commands();
         }
-        if (fds[LINE].revents & (POLLIN | POLLHUP)) read_line(obey);
         if (events < 0) open_events();
-        if (events >= 0) forward_events();
+        if (events >= 0) forward_events(); /* before we obey: whoever asks how a service fares has heard of its end */
+        if (fds[LINE].revents & (POLLIN | POLLHUP)) read_line(obey);
         serve_commands(fds + COMMANDS);
         flush_line();
     }

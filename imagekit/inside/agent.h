@@ -10,7 +10,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { HELLO = 1, EVENT, EXEC, STDIN, ACK, STDOUT, STDERR, EXIT, ERROR, KILL, PING, PONG };
+enum { HELLO = 1, EVENT, EXEC, STDIN, ACK, STDOUT, STDERR, EXIT, ERROR, KILL, PING, PONG, RENEW };
 enum { MAX_PAYLOAD = 4096, MAX_PIECE = 2048, MAX_REQUEST = 65536, MAX_STREAMS = 8, MAX_ENDED = 64 };
 
 /* ---- wire.c: frames, and the tty that they travel on ---- */
@@ -39,7 +39,13 @@ void free_streams(void);
 void take_request(int stream, const uint8_t *piece, size_t size, uint64_t offset, int is_last);
 void take_stdin(int stream, const uint8_t *piece, size_t size, uint64_t offset, int is_last);
 void kill_command(int stream);
+void drop_commands(void);
 int64_t kill_late(int64_t time);
 void reap_commands(void);
 void commands_to_poll(struct pollfd *fds);
 void serve_commands(const struct pollfd *fds);
+
+/* ---- health.c, renew.c: what the agent answers and does itself ---- */
+
+size_t tell_health(const char **told);
+void renew(const uint8_t *payload, size_t size);

@@ -142,6 +142,31 @@ static int split(struct command *c, char **words, uint32_t count)
     return p == end;
 }
 
+/* Tell how a stream ended, which is then free again. */
+static void tell_end(struct command *c)
+{
+    uint8_t payload[13];
+    put(payload, (uint64_t)(WIFEXITED(c->status) ? WEXITSTATUS(c->status) : 128 + WTERMSIG(c->status)), 4);
+    payload[4] = (uint8_t)c->was_late;
+    put(payload + 5, (uint64_t)(now() - c->began), 8);
+    send_frame(EXIT, c->stream, payload, sizeof payload);
+    release(c);
+}
+
+/* @health, which is asked after every test, costs no fork. */
+static void answer_health(struct command *c)
+{
+    const char *text;
+    c->began = now();
+    for (size_t size = tell_health(&text); size;) {
+        size_t piece = size < MAX_PAYLOAD ? size : MAX_PAYLOAD;
+        send_frame(STDOUT, c->stream, text, piece);
+        text += piece;
+        size -= piece;
+    }
+    tell_end(c);
+}
+
 static void run(struct command *c)
 {
     static char *words[MAX_REQUEST]; /* working directory, arguments, NULL, variables, NULL */
@@ -151,6 +176,7 @@ static void run(struct command *c)
         split(c, words, 1 + argc + envc)) {
         memmove(words + argc + 2, words + argc + 1, envc * sizeof *words);
         words[argc + 1] = words[argc + 2 + envc] = NULL;
+        if (!strcmp(words[1], "@health")) return answer_health(c);
         c->deadline = ms ? now() + ms * 1000000LL : 0;
         failure = start(c, words + 1, words + argc + 2, words[0]);
     }
@@ -224,6 +250,17 @@ void kill_command(int stream)
     if (c && c->pid && !c->has_ended) kill(-c->pid, SIGKILL);
 }
 
+/* End all commands and forget all streams: a new host counts from 1 again. */
+void drop_commands(void)
+{
+    for (struct command *c = commands; c < commands + MAX_STREAMS; c++) {
+        if (c->stream < 0) continue;
+        kill_command(c->stream);
+        release(c);
+    }
+    memset(ended, 0, sizeof ended);
+}
+
 /* ---- what happens to them ---- */
 
 /* Kill what is past its deadline; returns the next deadline. */
@@ -269,15 +306,10 @@ static int drain(struct command *c, int *end, int kind)
 /* Pass on all that an ended command left in its pipes, then its end. What it left running keeps no one waiting. */
 static void finish(struct command *c)
 {
-    uint8_t payload[13];
     do
         if (!has_room()) return;
     while (drain(c, &c->out, STDOUT) || drain(c, &c->err, STDERR));
-    put(payload, (uint64_t)(WIFEXITED(c->status) ? WEXITSTATUS(c->status) : 128 + WTERMSIG(c->status)), 4);
-    payload[4] = (uint8_t)c->was_late;
-    put(payload + 5, (uint64_t)(now() - c->began), 8);
-    send_frame(EXIT, c->stream, payload, sizeof payload);
-    release(c);
+    tell_end(c);
 }
 
 void commands_to_poll(struct pollfd *fds)

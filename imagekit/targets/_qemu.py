@@ -8,6 +8,7 @@ from typing import Any
 
 from imagekit.arch import ARCHES
 from imagekit.artifact import Opened
+from imagekit.boot import Stage
 from imagekit.errors import Problem
 from imagekit.guest import Finished, Guest, GuestProblem, MachineProblem, Rig
 from imagekit.store import Store
@@ -53,9 +54,13 @@ def start(target: str, opened: Opened, *, rig: Rig, store: Store) -> Guest:
     def is_alive() -> bool:
         return machine.is_alive
 
+    def events() -> list[Stage]:
+        return [*machine.progress.stages, *machine.progress.later]
+
     return Guest(
-        opened.artifact.arch, target, run, connect, _stopper(machine, place, facts), machine.console, facts, is_alive
-    )
+        opened.artifact.arch, target, run, connect, _stopper(machine, place, facts), machine.console, facts, is_alive,
+        events=events,
+    )  # fmt: skip
 
 
 async def await_ready(machine: Machine, name: str, rig: Rig) -> None:

@@ -2,12 +2,27 @@
 
 import asyncio
 import errno
+import os
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from itertools import count
 from typing import TYPE_CHECKING
 
-from imagekit.channel import MAX_OUTPUT, MAX_STREAMS, Call, Decoder, Frame, Hello, Kind, parse_hello, request, text
+from imagekit.channel import (
+    MAX_OUTPUT,
+    MAX_STREAMS,
+    Call,
+    Decoder,
+    Frame,
+    Hello,
+    Kind,
+    encode,
+    parse_hello,
+    renewal,
+    request,
+    text,
+)
 from imagekit.console import WIDTH, escape
 from imagekit.errors import Problem
 from imagekit.guest import Finished
@@ -17,6 +32,7 @@ if TYPE_CHECKING:
     from imagekit.targets._machine import Machine
 
 AGAIN = 2.0  # seconds without an acknowledgement until a piece is sent again
+RENEWED = 30.0  # seconds that a restored guest may take until it answers
 GRACE = 15.0  # seconds that the agent has to kill a command whose time is up, and to say so
 SLOWEST = 4000  # bytes of stdin a second: a UART of an emulated machine takes 40,000 to 140,000 where nobody else works
 POWER_OFF = ("/usr/sbin/poweroff",)
@@ -33,16 +49,17 @@ class Agent:
         self.lies: dict[int, Problem] = {}  # streams on which the guest sent nonsense
         self.places = asyncio.Semaphore(MAX_STREAMS)
         self._nonce, self._progress, self._tell = nonce, progress, tell
-        self._decoder = Decoder(nonce)
+        self._decoders = {nonce: Decoder(nonce)}  # two while a renewal is under way
         self._calls: dict[int, Call] = {}
         self._numbers = count(1)
 
     def take(self, data: bytes) -> None:
         """What the line gave now, in whatever pieces; garbage is skipped."""
-        for frame in self._decoder.feed(data):
-            with suppress(Problem):  # nonsense that no call waits for
-                if self._take(frame):
-                    self._tell()
+        for nonce, decoder in tuple(self._decoders.items()):
+            for frame in decoder.feed(data):
+                with suppress(Problem):  # nonsense that no call waits for
+                    if self._take(frame, nonce):
+                        self._tell()
 
     @contextmanager
     def call(self, packed: bytes, stdin: bytes = b"") -> Iterator[tuple[int, Call]]:
@@ -56,11 +73,23 @@ class Agent:
             self.send(call.kill())
             del self._calls[number]
 
-    def _take(self, frame: Frame) -> bool:
+    def renew(self, nonce: str) -> None:
+        """Ask the guest to take another nonce; its HELLO with that one makes the old one worthless."""
+        old = self._nonce
+        self._decoders.setdefault(nonce, Decoder(nonce))
+        words = renewal(nonce, time.time_ns(), os.urandom(64))
+        for known in dict.fromkeys((old, nonce)):  # it may have obeyed, and its answer may be late
+            self.send(encode(Kind.RENEW, words, nonce=known))
+
+    def has_renewed(self, nonce: str) -> bool:
+        """Whether this nonce is the one in force."""
+        return self._nonce == nonce and self.hello is not None
+
+    def _take(self, frame: Frame, nonce: str) -> bool:
         """Whether the frame told something that somebody may wait for."""
         match frame.kind:
             case Kind.HELLO:
-                self.hello = self.hello or self._checked(parse_hello(frame))
+                self._greet(parse_hello(frame), nonce)
                 return True
             case Kind.EVENT:
                 return self.hello is not None and self._progress.take(text(frame))
@@ -73,8 +102,12 @@ class Agent:
             self.lies[frame.stream] = problem
         return call.done or frame.stream in self.lies
 
-    def _checked(self, hello: Hello) -> Hello | None:
-        return hello if hello.echo == self._nonce.encode() else None
+    def _greet(self, hello: Hello, nonce: str) -> None:
+        """The agent's first word under a nonce, which must be in it; later ones are repetitions."""
+        if hello.echo != nonce.encode() or (self.hello and nonce == self._nonce):
+            return
+        self.hello, self._nonce = hello, nonce
+        self._decoders = {nonce: self._decoders[nonce]}
 
 
 async def run(
@@ -97,6 +130,21 @@ async def run(
     if not done:
         raise machine.problem(f"{argv[0]}: no answer within {patience:g} s: the guest hangs, or its agent is gone")
     return _finished(machine, argv, call, timeout)
+
+
+async def renew(machine: "Machine", nonce: str) -> None:
+    """Give a restored guest the time, randomness and a nonce of its own; raises GuestProblem when it takes them not.
+
+    Commands of whoever saved it are ended. Repeated until it answers, which does no harm.
+    """
+    agent = machine.agent
+    for _ in range(int(RENEWED / AGAIN)):
+        agent.renew(nonce)
+        if await machine.until(lambda: agent.has_renewed(nonce), AGAIN):
+            return
+        if machine.ending:
+            raise machine.gone("before its agent took a new nonce")
+    raise machine.problem(f"the restored guest did not answer within {RENEWED:g} s")
 
 
 async def power_off(machine: "Machine") -> None:
