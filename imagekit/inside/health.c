@@ -20,7 +20,7 @@ static void tell(const char *form, ...)
     va_start(list, form);
     int n = vsnprintf(told + told_size, room, form, list);
     va_end(list);
-    if (n > 0 && (size_t)n < room) told_size += (size_t)n; /* or nothing of the line: "end" will be missing, if anything */
+    if (n > 0 && (size_t)n < room) told_size += (size_t)n; /* or nothing: then "end" is missing too */
 }
 
 /* A file as text, cut to fit; never waits, whatever the guest has put there. */
