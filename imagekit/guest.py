@@ -89,9 +89,12 @@ class Guest:
         *,
         input: bytes = b"",
         env: Mapping[str, str] | None = None,
-        timeout: float = 60.0,  # seconds of wall clock until the guest is asked to kill it
+        timeout: float = 60.0,  # seconds that the guest may work, or be idle, until the command is killed
     ) -> Finished:
-        """Run a command in the guest and wait for it; a string is split as a shell would split words, no shell runs."""
+        """Run a command in the guest and wait for it; a string is split as a shell would split words, no shell runs.
+
+        While a busy host keeps the guest waiting, its time does not pass: docs/testing.md tells how time-outs count.
+        """
         if isinstance(argv, str):
             import shlex
 

@@ -35,7 +35,7 @@ class Rig:
     tools: str = "auto"  # "auto", "host" or "tree": where QEMU and firmware come from
     memory: int = 256  # MiB
     accelerator: str = "auto"  # "auto", "kvm" or "tcg"
-    ready_timeout: float = 120.0  # seconds that the guest may work until it must be ready
+    ready_timeout: float = 120.0  # seconds that the guest may work, or be idle, until it must be ready
     timeout_scale: float = 1.0  # every time-out is multiplied by it
     say: Callable[[str], None] = field(default=say_nothing, repr=False)  # a progress line
     channel: bool = True  # add the agent's initrd at boot; without it the artifact boots untouched, console only

@@ -44,6 +44,8 @@ class Fake:
         self.obeys = True  # whether quit and poweroff are done
         self.commands: dict[int, bytes] = {}  # stream -> request as far as it came
         self.inputs: dict[int, bytes] = {}
+        self.deaf: set[int] = set()  # streams whose KILL is not obeyed
+        self.killed: set[int] = set()
 
     def option(self, name: str) -> str:
         return self.arguments[self.arguments.index(name) + 1]
@@ -141,7 +143,8 @@ class Fake:
     def _obey(self, frame: Frame) -> None:
         piece, is_last = frame.payload[9:], frame.payload[8:9] == b"\1"
         kept = {Kind.EXEC: self.commands, Kind.STDIN: self.inputs}.get(frame.kind)
-        if frame.kind == Kind.KILL:
+        if frame.kind == Kind.KILL and frame.stream not in self.deaf:
+            self.killed.add(frame.stream)
             self.exit(137, frame.stream)
         if kept is None:
             return
@@ -193,6 +196,11 @@ def _huge(fake: Fake, stream: int, _: object) -> None:
         fake.send(Kind.STDOUT, bytes(4096), stream)
 
 
+def _busy(fake: Fake, stream: int, _: object) -> None:
+    fake.send(Kind.STDOUT, b"round\nround and round", stream)
+    Thread(target=lambda: all(stream not in fake.killed for _ in repeat(0)), daemon=True).start()
+
+
 def _power_off(fake: Fake, stream: int, _: object) -> None:
     if not fake.obeys:
         return
@@ -208,6 +216,8 @@ COMMANDS: dict[str, Callable] = {
     "sums": _sums,
     "huge": _huge,
     "sleep": lambda *_: None,
+    "busy": _busy,
+    "deaf": lambda fake, stream, _: fake.deaf.add(stream),
     "late": lambda fake, stream, _: fake.exit(137, stream, timed_out=True),
     "panic": lambda fake, *_: panic(fake),
     "lie": lambda fake, stream, _: fake.send(Kind.EXIT, b"\0", stream),

@@ -17,7 +17,8 @@ from imagekit import host, plugs
 from imagekit.artifact import Artifact, Opened
 from imagekit.errors import Problem, RigProblem
 from imagekit.guest import Guest, GuestProblem, MachineProblem, Rig
-from imagekit.targets import _machine, _qemu, _qemu_agent, _qemu_monitor, _qemu_start
+from imagekit.patience import Patience
+from imagekit.targets import _machine, _qemu_agent, _qemu_start
 
 FAKE = Path(__file__).with_name("fake_qemu.py")
 PARTS = {"kernel": b"a kernel", "initrd": b"an initrd, of 23 bytes.", "cmdline": b"quiet panic=-1\n"}
@@ -140,7 +141,7 @@ FAILURES = [
     ("service_loops", "the service web ended 3 times before it was ready, last with 3"),
     ("other_boot", "it has said nothing"),
     ("dies_at_once", "QEMU ended at once: qemu: -machine q35: no such machine"),
-    ("mute", "QEMU does not answer"),
+    ("mute", "QEMU does not answer (the guest was idle for 0.2 s): it said nothing"),
 ]
 
 
@@ -148,7 +149,7 @@ FAILURES = [
 def test_a_guest_that_cannot_become_ready_is_told_at_once(
     start: Start, monkeypatch: pytest.MonkeyPatch, scenario: str, words: str
 ) -> None:
-    monkeypatch.setattr(_qemu_monitor, "DEADLINE", 0.2 if scenario == "mute" else 10.0)
+    monkeypatch.setattr(_machine, "LOADING", 0.2 if scenario == "mute" else 30.0)
     with pytest.raises(Problem) as caught:
         start(scenario, ready_timeout=1.0 if scenario in ("silence", "other_boot") else 60.0)
     assert words in str(caught.value)
@@ -184,7 +185,7 @@ def test_a_flood_on_the_console_neither_starves_the_channel_nor_fills_memory(sta
 
 
 def test_a_slow_boot_is_told_while_it_goes_on(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_qemu, "SAY_EVERY", 0.1)
+    monkeypatch.setattr(_machine, "SAY_EVERY", 0.1)
     said: list[str] = []
     start("slow", say=said.append)
     assert any("tiny x86_64: waiting for ready: web" in line for line in said), said
@@ -204,8 +205,10 @@ def test_without_a_channel_the_console_tells(start: Start) -> None:
 BAD_COMMANDS = [
     ("lie", "the guest sent a EXIT frame of 1 bytes"),
     ("huge", "printed more than 16777216 bytes on a stream and was killed"),
-    ("sleep", "sleep: no answer within 0.4 s"),
-    ("late", "late did not end within 0.2 s and was killed"),
+    ("sleep", "sleep did not end within 0.2 s and was killed (the guest was idle for 0.2 s); it said: nothing"),
+    ("busy", "busy did not end within 0.2 s and was killed (the guest worked 0.2 s); it said: round\nround and round"),
+    ("deaf", "deaf: no answer when its 0.2 s were over (the guest was idle for 0.2 s): the guest hangs, or its agent"),
+    ("late", "late did not end within 0.2 s and was killed (by its own clock); it said: nothing"),
     ("panic", "the guest panicked (Kernel panic - not syncing: no init"),
 ]
 
@@ -215,7 +218,7 @@ def test_a_command_that_has_no_good_end(
     start: Start, monkeypatch: pytest.MonkeyPatch, command: str, words: str
 ) -> None:
     guest = start("good")
-    monkeypatch.setattr(_qemu_agent, "GRACE", 0.2 if command == "sleep" else 60.0)
+    monkeypatch.setattr(_qemu_agent, "GRACE", 0.2 if command == "deaf" else 60.0)
     with pytest.raises(GuestProblem) as caught:
         guest.run(command, timeout=0.2)
     assert words in str(caught.value)
@@ -239,7 +242,8 @@ def test_ports_of_the_guest(start: Start) -> None:
 
 def test_a_guest_that_does_not_obey_is_killed(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     guest = start("disobedient")
-    monkeypatch.setattr(_qemu_agent, "QUIET", 0.2)
+    monkeypatch.setattr(_qemu_agent, "OFF", Patience(work=9.0, idle=9.0, silent=0.2))
+    monkeypatch.setattr(_machine, "QUITTING", 0.2)
     monkeypatch.setattr(_machine, "TICK", 0.1)
     guest.stop()
     assert guest.facts["stopped"] == "the guest was killed"

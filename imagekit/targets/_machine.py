@@ -19,7 +19,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from imagekit import host
 from imagekit.errors import RigProblem
 from imagekit.guest import Console, GuestProblem, MachineProblem, escape
+from imagekit.patience import Outcome, Patience, Spent
+from imagekit.rig import Rig
 from imagekit.targets._qemu_agent import Agent
+from imagekit.targets._qemu_effort import Effort
 from imagekit.targets._qemu_progress import ConsoleLines, Progress
 
 if TYPE_CHECKING:
@@ -27,6 +30,10 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 TICK = 1.0  # seconds between two looks at a guest that tells nothing
+LOADING = Patience(work=30.0, idle=30.0)  # of QEMU, until it greets
+LAST_WORDS = 10.0  # seconds to read what a QEMU that has ended left in our sockets
+QUITTING = 2.0  # seconds that it may take to end when it is told to
+SAY_EVERY = 3.0  # seconds between two progress lines
 STOPPED = 3.0  # seconds that QEMU may be stopped by a signal before that is a failure
 ENDS = {  # reasons of QMP's SHUTDOWN (qapi/run-state.json), in words
     "guest-shutdown": "the guest powered off",
@@ -94,6 +101,7 @@ class Machine:
         *,
         nonce: str,
         by_hand: str = "",
+        rig: Rig | None = None,
         on_console: Callable[[bytes], None] | None = None,
     ) -> None:
         self.console = Console()
@@ -102,6 +110,7 @@ class Machine:
         self.ending: Ending | None = None
         self.version = ""
         self.by_hand = by_hand  # a line that starts the same guest from a shell
+        self.rig = rig or Rig()
         self.agent = Agent(nonce, self.progress, tell=lambda: self._tell())
         self._launch, self._on_console = launch, on_console or _nothing
         self._console_lines = ConsoleLines(self.progress, take_events=not nonce)
@@ -166,11 +175,6 @@ class Machine:
         return self.problem(f"{ending.words} {before}".rstrip(), ending.kind)
 
     @property
-    def heard(self) -> int:
-        """A number that grows with all that the guest says."""
-        return self.console.total + len(self.progress.stages) + len(self.progress.later)
-
-    @property
     def silence(self) -> float:
         """Seconds since the console printed something."""
         return time.monotonic() - self._printed_at
@@ -183,22 +187,69 @@ class Machine:
 
     # --- in the machine's thread ---------------------------------------------------------------------------------
 
-    async def until(self, done: Callable[[], object], seconds: float, tick: Callable[[], None] = _nothing) -> bool:
-        """Whether `done()` came true in time; looked at again at each news and tick. Ends early with the guest.
+    async def until(
+        self, done: Callable[[], object], patience: Patience | float, tick: Callable[[], None] = _nothing
+    ) -> Outcome:
+        """Wait until `done()` comes true; looked at again at each news and tick. Ends early with the guest.
 
-        Raises MachineProblem when QEMU is stopped by a signal.
+        Seconds are those of the machine's own: see patience.py. Raises MachineProblem when QEMU is stopped by a signal.
         """
-        deadline = self._loop.time() + seconds
+        limits = self.scaled(patience)
+        begin, spent = self._effort.look(), Spent()
         while not done():
-            left = deadline - self._loop.time()
-            if left <= 0 or self.ending:
-                return False
+            spent = self._effort.since(begin)
+            if (over := limits.over(spent)) or self.ending:
+                return Outcome(False, over, spent)
             news = self._news  # taken before we sleep: what happens from here on sets it
             with suppress(TimeoutError):
-                await asyncio.wait_for(news.wait(), min(left, TICK))
+                await asyncio.wait_for(news.wait(), min(limits.left(spent), TICK))
             self._check_stopped()
             tick()
-        return True
+        return Outcome(True, "", spent)
+
+    def scaled(self, patience: Patience | float) -> Patience:
+        """The limits that a wait really has."""
+        return (patience if isinstance(patience, Patience) else Patience.of(patience)) * self.rig.timeout_scale
+
+    async def within(self, patience: Patience | float, asked: Coroutine[Any, Any, T]) -> T:
+        """What a coroutine returns or raises; TimeoutError, with the limit in words, when patience ends first."""
+        task = asyncio.ensure_future(asked)
+        task.add_done_callback(lambda _: self._tell())
+        try:
+            outcome = await self.until(task.done, patience)
+            if not outcome and self.ending:  # what it left unsaid will not come
+                await asyncio.wait([task], timeout=TICK)
+            if not task.done():
+                raise TimeoutError(outcome.limit or "QEMU has ended")
+            return task.result()
+        finally:
+            task.cancel()
+
+    def excuse(self) -> None:
+        """The guest has a reason to be silent now: this does not count."""
+        self._effort.news()
+
+    async def pause(self) -> str:
+        """Words about a guest that QEMU itself does not let run; "" when it may."""
+        try:
+            status = await self._monitor.execute("query-status")
+        except RigProblem as problem:
+            return f"; {problem.message}"
+        return "" if status.get("running") else f"; QEMU has paused it ({escape(str(status.get('status')).encode())})"
+
+    def teller(self, words: Callable[[], tuple[str, str]]) -> Callable[[], None]:
+        """A tick that says every few seconds what is awaited and what was seen last."""
+        began = time.monotonic()
+        due = began + SAY_EVERY
+
+        def tick() -> None:
+            nonlocal due
+            if (now := time.monotonic()) >= due:
+                due = now + SAY_EVERY
+                awaited, last = words()
+                self.rig.say(f"{awaited} ({now - began:.0f} s; last: {last})")
+
+        return tick
 
     def type(self, data: bytes) -> None:
         """Type on the console; for any thread."""
@@ -236,14 +287,15 @@ class Machine:
             stack.callback(theirs.close)
         self._process = self._launch(Lines(*(theirs for _, theirs in pairs)))
         stack.callback(host.end, self._process)
+        self._effort = Effort(self.pid)
         for _, theirs in pairs:
             theirs.close()
         ends = Lines(*(ours for ours, _ in pairs))
         self._console = await self._connect(stack, ends.console, self._take_console)
-        self._channel = await self._connect(stack, ends.channel, self.agent.take)
+        self._channel = await self._connect(stack, ends.channel, self._take_channel)
         self.agent.send = self._channel.send
         printed = await self._connect(stack, ends.words, self.words.feed)
-        await self._greet(stack, ends.monitor)
+        await self._greet(stack, ends.monitor, printed)
         self._end = asyncio.create_task(self._await_end(printed))
         stack.callback(self._end.cancel)
 
@@ -253,17 +305,19 @@ class Machine:
         stack.callback(transport.abort)
         return line
 
-    async def _greet(self, stack: AsyncExitStack, end: socket.socket) -> None:
+    async def _greet(self, stack: AsyncExitStack, end: socket.socket, printed: _Line) -> None:
         from imagekit.targets._qemu_monitor import Monitor  # loads while QEMU does
 
-        self._monitor = Monitor(self._tell)
+        self._monitor = Monitor(self._tell, self.within)
         stack.push_async_callback(self._monitor.close)
         try:
-            await self._monitor.connect(end)
-        except (EOFError, OSError, TimeoutError) as error:
-            await asyncio.sleep(0.1)  # for its last words
+            await self.within(LOADING, self._monitor.connect(end))
+        except (EOFError, OSError) as error:  # TimeoutError is one
+            is_mute = isinstance(error, TimeoutError)
+            if not is_mute:
+                await self.until(printed.closed.is_set, LAST_WORDS)
             said = escape(bytes(self.words.head[-2000:])).strip()
-            how = "does not answer" if isinstance(error, TimeoutError) else "ended at once"
+            how = f"does not answer ({error})" if is_mute else "ended at once"
             raise RigProblem(f"QEMU {how}: {said or 'it said nothing'}", f"$ {self.by_hand}") from None
         self.version = self._monitor.version
 
@@ -272,7 +326,7 @@ class Machine:
         while self._process.poll() is None:
             await asyncio.sleep(0.01)
         with suppress(TimeoutError):  # what it sent before it died is still to be read
-            async with asyncio.timeout(TICK):
+            async with asyncio.timeout(LAST_WORDS):
                 await self._console.closed.wait()
                 await self._channel.closed.wait()
                 await self._monitor.closed()
@@ -292,11 +346,10 @@ class Machine:
 
     async def _quit(self) -> None:
         if self.ending is None:
-            with suppress(RigProblem, TimeoutError):
-                async with asyncio.timeout(2 * TICK):
-                    await self._monitor.execute("quit")
-        with suppress(TimeoutError):
-            await asyncio.wait_for(asyncio.shield(self._end), 2 * TICK)
+            with suppress(RigProblem, TimeoutError):  # hung up on us before it answered, or does not answer
+                await self.within(QUITTING, self._monitor.execute("quit"))
+        with suppress(MachineProblem):  # stopped by a signal: it is killed
+            await self.until(self._end.done, QUITTING)
         if self.ending is None:
             self.ending = Ending("the guest was killed", GuestProblem)
 
@@ -308,10 +361,15 @@ class Machine:
 
     def _take_console(self, data: bytes) -> None:
         self.console.feed(data)
+        self._effort.news()
         self._printed_at = time.monotonic()
         self._on_console(data)
         if self._console_lines.feed(data):
             self._tell()
+
+    def _take_channel(self, data: bytes) -> None:
+        self._effort.news()
+        self.agent.take(data)
 
     def _stat(self) -> list[str]:
         """The fields of /proc/PID/stat from the third on (proc(5)); the name before them may contain anything."""

@@ -11,13 +11,13 @@ from imagekit.artifact import Opened
 from imagekit.boot import Stage
 from imagekit.errors import Problem
 from imagekit.guest import Finished, Guest, GuestProblem, MachineProblem, Rig
+from imagekit.patience import Patience
 from imagekit.store import Store
 from imagekit.targets import _qemu_agent, _qemu_start
 from imagekit.targets._machine import Machine
 from imagekit.targets._qemu_ports import Lease, Ports, lease
 from imagekit.targets._qemu_progress import boot_seconds
 
-SAY_EVERY = 3.0  # seconds between two progress lines
 SETTLE, GOING_DOWN = 0.3, 3.0  # seconds for the console's last words after a failure; the latter ends with QEMU
 
 
@@ -66,15 +66,15 @@ def start(target: str, opened: Opened, *, rig: Rig, store: Store) -> Guest:
 async def await_ready(machine: Machine, name: str, rig: Rig) -> None:
     """Wait until the guest says that everything is up; raises GuestProblem as soon as it will not be."""
     boot = machine.progress
-    began = said = time.monotonic()
+    tell = machine.teller(lambda: (f"{name}: waiting for {boot.awaited}", boot.last))
 
     def tick() -> None:
-        nonlocal said
-        if time.monotonic() - said >= SAY_EVERY:
-            said = time.monotonic()
-            rig.say(f"{name}: waiting for {boot.awaited} ({said - began:.0f} s; last: {boot.last})")
+        if boot.is_in_step:  # which the guest itself ends when its time is up: it may sleep in silence
+            machine.excuse()
+        tell()
 
-    await machine.until(lambda: boot.is_ready or boot.failure or boot.panic, rig.ready_timeout, tick)
+    patience = Patience(work=rig.ready_timeout, idle=rig.ready_timeout, silent=rig.ready_timeout / 4)
+    outcome = await machine.until(lambda: boot.is_ready or boot.failure or boot.panic, patience, tick)
     if boot.is_ready:
         return
     if boot.failure or boot.panic:
@@ -84,8 +84,8 @@ async def await_ready(machine: Machine, name: str, rig: Rig) -> None:
         raise machine.gone(f"before it was ready; {name} waited for {boot.awaited}; last: {boot.last}")
     agent = "" if machine.agent.hello or not rig.channel else "; its agent never spoke"
     raise machine.problem(
-        f"{name}: not ready within {rig.ready_timeout:g} s: it waits for {boot.awaited}; last: {boot.last}{agent}; "
-        f"its console has been silent for {machine.silence:.0f} s, QEMU used {machine.cpu_seconds:.1f} s of processor"
+        f"{name} is not ready: {outcome.limit}; it waits for {boot.awaited}; last: {boot.last}{agent}; "
+        f"its console has been silent for {machine.silence:.0f} s{await machine.pause()}"
     )
 
 

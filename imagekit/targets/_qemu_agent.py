@@ -26,17 +26,20 @@ from imagekit.channel import (
 from imagekit.console import WIDTH, escape
 from imagekit.errors import Problem
 from imagekit.guest import Finished
+from imagekit.patience import Patience
 from imagekit.targets._qemu_progress import Progress
 
 if TYPE_CHECKING:
     from imagekit.targets._machine import Machine
 
 AGAIN = 2.0  # seconds without an acknowledgement until a piece is sent again
-RENEWED = 30.0  # seconds that a restored guest may take until it answers
-GRACE = 15.0  # seconds that the agent has to kill a command whose time is up, and to say so
+RENEWED = 30.0  # seconds of its own that a restored guest may take until it answers
+GRACE = 15.0  # seconds of its own that a guest has to kill a command whose time is up, and to say so
+NET, MORE_NET, MAX_NET = 10.0, 60.0, 1e6  # the agent's own deadline, the last net: the guest's clock counts all
+KILLED = 128 + 9
 SLOWEST = 4000  # bytes of stdin a second: a UART of an emulated machine takes 40,000 to 140,000 where nobody else works
 POWER_OFF = ("/usr/sbin/poweroff",)
-QUIET, MAX_QUIETS = 20.0, 6  # seconds without a word, and how many times those, until a guest is not waited for
+OFF = Patience(work=120.0, idle=120.0, silent=20.0)  # of a guest that was told to power off
 NOT_STARTED = {errno.ENOENT: 127, errno.ENOTDIR: 127, errno.EACCES: 126, errno.ENOEXEC: 126}  # as a shell says it
 
 
@@ -114,22 +117,32 @@ async def run(
     machine: "Machine", argv: tuple[str, ...], *, stdin: bytes, env: Mapping[str, str], timeout: float
 ) -> Finished:
     """Run a command in a guest; raises GuestProblem when it has no end in time, or prints more than is kept."""
-    packed = request(argv, env=env, timeout=timeout)
-    agent, patience = machine.agent, timeout + GRACE + len(stdin) / SLOWEST
+    far = min((NET * timeout + MORE_NET) * machine.rig.timeout_scale, MAX_NET)
+    packed = request(argv, env=env, timeout=far)
+    agent, patience = machine.agent, timeout + len(stdin) / SLOWEST
     async with agent.places:
         with agent.call(packed, stdin) as (number, call):
+
+            def is_over() -> bool:
+                return call.done or number in agent.lies
+
             again = asyncio.create_task(_send_again(agent, call))
             try:
-                done = await machine.until(lambda: call.done or number in agent.lies, patience)
+                tick = machine.teller(lambda: (f"waiting for {argv[0]}", _said(call).splitlines()[-1]))
+                late = (await machine.until(is_over, patience, tick)).limit
+                if late:
+                    agent.send(call.kill())
+                    await machine.until(is_over, GRACE)
             finally:
                 again.cancel()
     if lie := agent.lies.pop(number, None):
         raise machine.problem(f"{argv[0]}: {lie.message}")
-    if not done and machine.ending:
+    if not call.done and machine.ending:
         raise machine.gone(f"before {argv[0]} ended")
-    if not done:
-        raise machine.problem(f"{argv[0]}: no answer within {patience:g} s: the guest hangs, or its agent is gone")
-    return _finished(machine, argv, call, timeout)
+    if not call.done:
+        gone = f"the guest hangs, or its agent is gone{await machine.pause()}"
+        raise machine.problem(f"{argv[0]}: no answer when its {timeout:g} s were over ({late}): {gone}")
+    return _finished(machine, argv, call, timeout, late)
 
 
 async def renew(machine: "Machine", nonce: str) -> None:
@@ -156,13 +169,10 @@ async def power_off(machine: "Machine") -> None:
                 machine.ending is not None or call.error is not None or (call.exit is not None and call.exit.code > 0)
             )
 
-        for _ in range(MAX_QUIETS):
-            heard = machine.heard
-            if await machine.until(over, QUIET) or machine.ending or machine.heard == heard:
-                break
+        await machine.until(over, OFF)
 
 
-def _finished(machine: "Machine", argv: tuple[str, ...], call: Call, timeout: float) -> Finished:
+def _finished(machine: "Machine", argv: tuple[str, ...], call: Call, timeout: float, late: str) -> Finished:
     if call.error:
         code = NOT_STARTED.get(call.error.errno)
         if code is None:
@@ -173,12 +183,15 @@ def _finished(machine: "Machine", argv: tuple[str, ...], call: Call, timeout: fl
     assert call.exit is not None
     if call.is_overflown:
         raise machine.problem(f"{argv[0]} printed more than {MAX_OUTPUT} bytes on a stream and was killed")
-    if call.exit.timed_out:
-        said = escape(bytes(call.stderr[-1000:] or call.stdout[-1000:])).strip()
-        raise machine.problem(
-            f"{argv[0]} did not end within {timeout:g} s and was killed; it said: {said or 'nothing'}"
-        )
+    if call.exit.timed_out or (late and call.exit.code == KILLED):
+        how = f"{argv[0]} did not end within {timeout:g} s and was killed ({late or 'by its own clock'})"
+        raise machine.problem(f"{how}; it said: {_said(call)}")
     return Finished(argv, call.exit.code, bytes(call.stdout), bytes(call.stderr))
+
+
+def _said(call: Call) -> str:
+    """The end of what a command printed."""
+    return escape(bytes(call.stderr[-1000:] or call.stdout[-1000:])).strip() or "nothing"
 
 
 async def _send_again(agent: Agent, call: Call) -> None:

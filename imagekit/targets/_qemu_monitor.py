@@ -11,7 +11,7 @@ from qemu.qmp import EventListener, Message, QMPClient, QMPError, Runstate
 
 from imagekit.errors import RigProblem
 
-DEADLINE = 10.0  # seconds for an answer: a stopped QEMU would never give one
+DEADLINE = 10.0  # seconds of QEMU's own for an answer: one that hangs would never give one
 MAX_EVENTS = 200
 
 logging.getLogger("qemu.qmp").setLevel(logging.CRITICAL)  # what it complains of is told as a Problem
@@ -20,23 +20,22 @@ logging.getLogger("qemu.qmp").setLevel(logging.CRITICAL)  # what it complains of
 class Monitor:
     """One QEMU's monitor, connected to the socket that it was started with."""
 
-    def __init__(self, tell: Callable[[], None]) -> None:
+    def __init__(self, tell: Callable[[], None], within: Callable[..., Any]) -> None:
         self.events: list[tuple[str, dict[str, Any]]] = []  # the last ones, with their data
         self._tell = tell  # called when there is a new one
+        self._within = within  # Machine.within
         self._client = QMPClient("imagekit")
-        self._tasks: list[asyncio.Task[None]] = []
+        self._watching: asyncio.Future[None] = asyncio.Future()
 
     async def connect(self, line: socket.socket) -> None:
-        """Greet QEMU; raises EOFError when it has ended, TimeoutError when it does not answer."""
-        listener = EventListener()
-        self._client.register_listener(listener)
+        """Greet QEMU; raises EOFError when it has ended."""
+        self._client.register_listener(EventListener(event_filter=self._take))
         try:
-            async with asyncio.timeout(3 * DEADLINE):  # loading QEMU on a busy machine takes long
-                with suppress(AssertionError):  # qemu.qmp 0.0.6 asserts that QEMU still lives once it is connected
-                    await self._client.connect(line)
+            with suppress(AssertionError):  # qemu.qmp 0.0.6 asserts that QEMU still lives once it is connected
+                await self._client.connect(line)
         except QMPError as error:
             raise EOFError(str(error)) from error
-        self._tasks = [asyncio.create_task(self._listen(listener)), asyncio.create_task(self._watch())]
+        self._watching = asyncio.create_task(self._watch())
 
     @property
     def version(self) -> str:
@@ -49,10 +48,9 @@ class Monitor:
     async def execute(self, command: str, **arguments: Any) -> Any:
         """Ask QEMU; raises RigProblem when it refuses, has ended or does not answer in time."""
         try:
-            async with asyncio.timeout(DEADLINE):
-                return await self._client.execute(command, arguments or None)
-        except TimeoutError:
-            raise RigProblem(f"QEMU did not answer {command} within {DEADLINE:g} s") from None
+            return await self._within(DEADLINE, self._client.execute(command, arguments or None))
+        except TimeoutError as error:
+            raise RigProblem(f"QEMU did not answer {command} in time: {error}") from None
         except (QMPError, OSError, EOFError) as error:
             raise RigProblem(f"QEMU does not do {command}: {error}") from error
 
@@ -62,25 +60,20 @@ class Monitor:
 
     async def closed(self) -> None:
         """Wait until QEMU hung up and all that it told before was taken."""
-        await asyncio.gather(*self._tasks[1:], return_exceptions=True)
-        await asyncio.sleep(0)  # the listener's turn
+        await asyncio.wait([self._watching])
 
     async def close(self) -> None:
         """Hang up."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._watching.cancel()
         with suppress(Exception):  # it raises what ended the connection, which is known
             await self._client.disconnect()
 
-    async def _listen(self, listener: EventListener) -> None:
-        async for event in listener:
-            self._take(event)
-
-    def _take(self, event: Message) -> None:
+    def _take(self, event: Message) -> bool:
+        """Keep what matters of an event; none is left to the listener, whose history has no bound."""
         found = event.get("data")
         self.events = [*self.events[-MAX_EVENTS:], (str(event.get("event")), found if isinstance(found, dict) else {})]
         self._tell()
+        return False
 
     async def _watch(self) -> None:
         while self._client.runstate == Runstate.RUNNING:

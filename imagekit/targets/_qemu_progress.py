@@ -46,6 +46,11 @@ class Progress:
         return bool(self.panic) or self.failure.startswith(("the onboot step", "the guest shut down"))
 
     @property
+    def is_in_step(self) -> bool:
+        """Whether a step runs that the guest itself ends when its time is up."""
+        return bool(self._open_steps)
+
+    @property
     def services(self) -> dict[str, float]:
         """When each service was ready."""
         return {words.split()[2]: at for at, words in self.stages if words.startswith("service ready ")}
@@ -61,9 +66,8 @@ class Progress:
         """What the boot is waiting for, as far as the guest told."""
         if not self.stages:
             return "the first word of the image's init"
-        open_steps = self._open("onboot start ", ("onboot done ", "onboot failed "))
-        if open_steps:
-            return f"the onboot step {open_steps[-1]}"
+        if self._open_steps:
+            return f"the onboot step {self._open_steps[-1]}"
         services = self._open("service start ", ("service ready ",))
         return f"ready: {', '.join(services)}" if services else f"what follows `{self.stages[-1][1]}`"
 
@@ -101,6 +105,10 @@ class Progress:
             case ["shutdown", *_]:
                 return "the guest shut down before it was ready"
         return ""
+
+    @property
+    def _open_steps(self) -> list[str]:
+        return self._open("onboot start ", ("onboot done ", "onboot failed "))
 
     def _open(self, begin: str, ends: tuple[str, ...]) -> list[str]:
         """What began and did not end."""

@@ -73,7 +73,8 @@ def start(opened: Opened, *, rig: Rig, store: Store, on_console: Callable[[bytes
                 words = lines.words
                 return host.launch(argv, env=tools.env, pass_fds=handles, stdin=DEVNULL, stdout=words, stderr=STDOUT)
 
-        machine = Machine(launch, nonce=nonce, by_hand=_by_hand(command, opened, tools, rig), on_console=on_console)
+        by_hand = _by_hand(command, opened, tools, rig)
+        machine = Machine(launch, nonce=nonce, by_hand=by_hand, rig=rig, on_console=on_console)
         machine.start()
     return Started(machine, command, accelerator, tools.origin(program))
 
