@@ -17,6 +17,7 @@ from imagekit.errors import MachineProblem as MachineProblem
 from imagekit.health import Health as Health
 from imagekit.health import ServiceState as ServiceState
 from imagekit.http import Http
+from imagekit.patience import Stopwatch, wall_watch
 from imagekit.rig import Rig as Rig
 
 
@@ -72,6 +73,7 @@ class Guest:
     power: Power = field(repr=False, default=Power())
     measure: Callable[[], Boot] = field(repr=False, default=_cannot)  # boot the same bytes by the instruction clock
     save: Callable[[Any], None] = field(repr=False, default=_cannot)  # freeze the machine as it is into a folder
+    stopwatch: Stopwatch = field(repr=False, default=wall_watch)  # start one: seconds as they pass for the guest
     screenshot: Callable[[], bytes] = field(repr=False, default=_cannot)  # PNG of its display
     events: Callable[[], Sequence[Stage]] = field(repr=False, default=tuple)  # all that it told of its services so far
 
@@ -113,7 +115,7 @@ class Guest:
     @property
     def http(self) -> "Http":
         """Ask the guest's web server: `guest.http.get("/").status`."""
-        return Http(self.connect)
+        return Http(self.connect, self.stopwatch)
 
     def tcp(self, port: int) -> Any:
         """A connected socket to a port of the guest; raises GuestProblem when nobody listens there."""

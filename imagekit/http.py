@@ -7,7 +7,9 @@ from typing import Any
 
 from imagekit.console import WIDTH, escape
 from imagekit.errors import GuestProblem
+from imagekit.patience import Stopwatch, wall_watch
 
+LOOK_AGAIN = 0.25  # seconds between two looks at how much of its time is over
 MAX_BODY = 16 << 20  # bytes of an HTTP answer's body that are read
 
 
@@ -30,6 +32,7 @@ class Http:
     """A guest's web server, reached through `connect`."""
 
     connect: Callable[[int], Any]
+    stopwatch: Stopwatch = wall_watch  # how its time passes
 
     def get(self, path: str, *, port: int = 80, headers: Mapping[str, str] | None = None) -> Response:
         """GET a path; a body over 16 MiB is a GuestProblem."""
@@ -43,16 +46,18 @@ class Http:
         port: int = 80,
         headers: Mapping[str, str] | None = None,
         body: bytes = b"",
-        timeout: float = 30.0,  # seconds of wall clock for the whole answer
+        timeout: float = 30.0,  # seconds of the guest's own for the whole answer
     ) -> Response:
         """One HTTP/1.1 request on a connection of its own; raises GuestProblem when no whole answer comes in time."""
         from http.client import HTTPConnection, HTTPException
 
         what = f"{method} {path} on port {port}"
-        connection = HTTPConnection("guest", port, timeout=timeout)
+        connection = HTTPConnection("guest", port)
         connection.sock = self.connect(port)
+        connection.sock.settimeout(None)
+        late = f"{what}: no whole answer within {timeout:g} s"
         try:
-            with _cut_off(connection.sock, timeout, f"{what}: no whole answer within {timeout:g} s"):
+            with _cut_off(connection.sock, timeout, self.stopwatch, late):
                 connection.request(method, path, body=body or None, headers={"Connection": "close", **(headers or {})})
                 with connection.getresponse() as answer:
                     fields = {name.lower(): value for name, value in answer.getheaders()}
@@ -74,28 +79,32 @@ def _whole_body(answer: Any) -> bytes:
 
 
 @contextmanager
-def _cut_off(connection: Any, seconds: float, message: str) -> Iterator[None]:
-    """Shut a connection down after so many seconds: a socket's own time-out is for each byte, and bytes can trickle."""
+def _cut_off(connection: Any, seconds: float, stopwatch: Stopwatch, message: str) -> Iterator[None]:
+    """Shut a connection down when time is up: a socket's own time-out is for each byte, and bytes can trickle."""
     from socket import SHUT_RDWR
-    from threading import Timer
+    from threading import Event, Thread
 
-    late = []
+    done, late = Event(), Event()
 
     def cut() -> None:
-        late.append(True)
+        passed = stopwatch()
+        while (left := seconds - passed()) > 0:
+            if done.wait(min(left, LOOK_AGAIN)):
+                return
+        late.set()
         with suppress(OSError):
             connection.shutdown(SHUT_RDWR)
 
-    timer = Timer(seconds, cut)
-    timer.daemon = True
-    timer.start()
+    cutter = Thread(target=cut, daemon=True)
+    cutter.start()
     try:
         yield
     except Exception as error:
-        if late:
+        if late.is_set():
             raise GuestProblem(message) from error
         raise
     finally:
-        timer.cancel()
-    if late:
+        done.set()
+        cutter.join()
+    if late.is_set():
         raise GuestProblem(message)

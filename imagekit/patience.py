@@ -4,6 +4,8 @@ A machine on a busy host is slow, not broken: while it waits for a processor of 
 last net. Three things are told apart: it works, it sleeps of its own accord (is idle), it is kept waiting.
 """
 
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import inf
 from typing import NamedTuple
@@ -19,6 +21,16 @@ class Spent(NamedTuple):
     idle: float = 0.0  # it used no processor and waited for none
     silent: float = 0.0  # of these, since it said anything
     wall: float = 0.0
+    waited: float = 0.0  # the host kept it waiting for a processor
+
+
+Stopwatch = Callable[[], Callable[[], float]]  # start one, and it tells the seconds since then
+
+
+def wall_watch() -> Callable[[], float]:
+    """A stopwatch for what is no machine of its own: the clock on the wall."""
+    began = time.monotonic()
+    return lambda: time.monotonic() - began
 
 
 @dataclass(frozen=True)
@@ -52,7 +64,8 @@ class Patience:
         if spent.idle >= self.idle:
             return f"the guest was idle for {self.idle:g} s"
         if spent.wall >= self.net:
-            return f"the wall limit of {self.net:g} s was reached; the guest worked {spent.worked:.1f} s of these"
+            kept = f"the host kept it waiting for {spent.waited:.0f} s"
+            return f"the wall limit of {self.net:g} s was reached; the guest worked {spent.worked:.1f} s, {kept}"
         return ""
 
     def left(self, spent: Spent) -> float:

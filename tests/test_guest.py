@@ -3,10 +3,12 @@
 import socket
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from threading import Thread
 
 import pytest
 
+from imagekit import http
 from imagekit.console import HEAD, TAIL, Console, escape
 from imagekit.errors import GuestProblem, MachineProblem, Problem, RigProblem
 from imagekit.guest import Finished, Guest
@@ -172,3 +174,16 @@ def test_an_answer_that_is_none(serve: Serve, answer: bytes, words: str) -> None
     with pytest.raises(Problem) as caught:
         serve(answer).request("GET", "/", timeout=0.3)
     assert words in str(caught.value)
+
+
+def test_a_guest_that_the_host_keeps_waiting_is_waited_for(monkeypatch: pytest.MonkeyPatch, serve: Serve) -> None:
+    monkeypatch.setattr(http, "LOOK_AGAIN", 0.01)
+
+    def answer(connection: socket.socket) -> None:
+        time.sleep(0.3)
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+
+    stands = replace(serve(answer), stopwatch=lambda: lambda: 0.0)
+    assert stands.request("GET", "/", timeout=0.1).text == "ok"
+    with pytest.raises(GuestProblem, match=r"no whole answer within 0\.1 s"):
+        serve(answer).request("GET", "/", timeout=0.1)

@@ -42,7 +42,7 @@ def start(opened: Opened, *, rig: Rig, store: Store) -> Guest:
         if stopped:  # between the question above and now
             host.kill(process)
         try:
-            done = host.converse(process, input=input, timeout=timeout, limit=MAX_OUTPUT)
+            done = host.converse(process, input=input, timeout=timeout * rig.timeout_scale, limit=MAX_OUTPUT)
         except TimeoutError:
             raise GuestProblem(f"{' '.join(argv)} did not end within {timeout:g} s") from None
         finally:

@@ -13,7 +13,7 @@ from imagekit.errors import Problem
 from imagekit.guest import Finished, Guest, GuestProblem, MachineProblem, Rig
 from imagekit.patience import Patience
 from imagekit.store import Store
-from imagekit.targets import _qemu_agent, _qemu_start
+from imagekit.targets import _qemu_agent, _qemu_effort, _qemu_start
 from imagekit.targets._machine import Machine
 from imagekit.targets._qemu_ports import Lease, Ports, lease
 from imagekit.targets._qemu_progress import boot_seconds
@@ -33,7 +33,13 @@ def start(target: str, opened: Opened, *, rig: Rig, store: Store) -> Guest:
         place.guard.close()
         raise
     facts = _facts(started, place.address) | {"wall_seconds": time.monotonic() - began}
-    ports = Ports(place.address, human=_monitor_of(machine), ask=_asking(machine), problem=machine.problem)
+
+    def watch() -> Callable[[], float]:
+        return _qemu_effort.stopwatch(machine.pid, rig.timeout_scale)
+
+    ports = Ports(
+        place.address, human=_monitor_of(machine), ask=_asking(machine), problem=machine.problem, stopwatch=watch
+    )
 
     def run(argv: tuple[str, ...], *, input: bytes, env: Mapping[str, str], timeout: float) -> Finished:
         _check_alive(machine, argv[0])
@@ -59,7 +65,7 @@ def start(target: str, opened: Opened, *, rig: Rig, store: Store) -> Guest:
 
     return Guest(
         opened.artifact.arch, target, run, connect, _stopper(machine, place, facts), machine.console, facts, is_alive,
-        events=events,
+        stopwatch=watch, events=events,
     )  # fmt: skip
 
 

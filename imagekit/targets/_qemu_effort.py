@@ -8,6 +8,7 @@ guest may sleep because of that, and is not called idle either.
 
 import os
 import time
+from collections.abc import Callable
 from threading import get_native_id
 
 from imagekit.patience import Spent
@@ -25,7 +26,7 @@ class Effort:
         self._own, self._ticks = _own_wait(), 0.0
         self._looked_at = time.monotonic()
         self._has_news = False
-        self._worked = self._idle = self._idle_at_news = self._wall = 0.0
+        self._worked = self._waited = self._idle = self._idle_at_news = self._wall = 0.0
         self._count()
 
     def news(self) -> None:
@@ -42,17 +43,20 @@ class Effort:
             own = _own_wait()
             waited, self._own = waited + own - self._own, own
             self._worked += worked
+            self._waited += waited
             idle = passed - worked - waited  # may be negative: a wait is counted when it is over
             self._idle += min(idle, 0.0) if is_busy else idle
             if self._has_news:
                 self._has_news, self._idle_at_news = False, self._idle
-        return Spent(self._worked, self._idle, max(0.0, self._idle - self._idle_at_news), self._wall)
+        silent = max(0.0, self._idle - self._idle_at_news)
+        return Spent(self._worked, self._idle, silent, self._wall, self._waited)
 
     def since(self, begin: Spent) -> Spent:
         """What was spent since an earlier look."""
         now = self.look()
         idle = max(0.0, now.idle - begin.idle)
-        return Spent(now.worked - begin.worked, idle, min(idle, now.silent), now.wall - begin.wall)
+        worked, waited = now.worked - begin.worked, now.waited - begin.waited
+        return Spent(worked, idle, min(idle, now.silent), now.wall - begin.wall, waited)
 
     def _count(self) -> tuple[float, float, bool]:
         """Seconds that all threads ran and waited since the last time, and whether one of them does not sleep now."""
@@ -74,6 +78,18 @@ class Effort:
         fields = _stat(f"/proc/{self._pid}")
         before, self._ticks = self._ticks, sum(map(int, fields[11:13])) / os.sysconf("SC_CLK_TCK")
         return max(0.0, self._ticks - before)
+
+
+def stopwatch(pid: int, scale: float = 1.0) -> Callable[[], float]:
+    """Tells the seconds since it was made, less those in which the host kept the process waiting; for one thread."""
+    effort = Effort(pid)
+    begin = effort.look()
+
+    def passed() -> float:
+        spent = effort.since(begin)
+        return (spent.wall - spent.waited) / scale
+
+    return passed
 
 
 def _threads(pid: int) -> list[str]:

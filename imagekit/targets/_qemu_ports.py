@@ -15,11 +15,12 @@ from typing import Any, NamedTuple
 
 from imagekit.errors import Problem, RigProblem
 from imagekit.guest import GuestProblem
+from imagekit.patience import Stopwatch, wall_watch
 
 NETDEV = "net"  # QEMU's name of the network
 TRIES = 100  # addresses, and host ports
-PATIENCE = 30.0  # seconds that a connection may be silent
-NETWORK_PATIENCE, LOOK_AGAIN = 10.0, 0.05  # seconds: a guest may be ready before its address is there
+PATIENCE = 60.0  # seconds that a connection may be silent, unless whoever got it decides otherwise
+NETWORK_PATIENCE, LOOK_AGAIN = 10.0, 0.05  # seconds of its own: a guest may be ready before its address is there
 TABLES = ("/etc/imagekit/network", "/proc/net/tcp", "/proc/net/tcp6", "/proc/net/route")
 LISTEN = "0A"  # TCP_LISTEN of include/net/tcp_states.h
 NO_ADDRESS = "0" * 8
@@ -94,6 +95,7 @@ class Ports:
     human: Human = field(repr=False)
     ask: Ask = field(repr=False)
     problem: Callable[[str], GuestProblem] = field(default=GuestProblem, repr=False)
+    stopwatch: Stopwatch = field(default=wall_watch, repr=False)
     forwards: dict[int, int] = field(default_factory=dict)  # guest port -> port on `address`
     lock: Any = field(default_factory=Lock, repr=False)
 
@@ -114,10 +116,10 @@ class Ports:
 
     def _tables(self) -> Tables | None:
         """What the guest says of its network, once that is up; None when nobody can be asked."""
-        deadline = time.monotonic() + NETWORK_PATIENCE
+        passed = self.stopwatch()
         while (told := self.ask(("cat", *TABLES))) is not None:
             tables = parse(told.decode("ascii", "replace"))
-            if tables.has_network or not tables.wants_network or time.monotonic() > deadline:
+            if tables.has_network or not tables.wants_network or passed() > NETWORK_PATIENCE:
                 return tables
             time.sleep(LOOK_AGAIN)
         return None
