@@ -23,6 +23,10 @@ class Console:
         if len(self.tail) > 2 * TAIL:
             del self.tail[:-TAIL]
 
+    def last(self, size: int) -> bytes:
+        """The last bytes, as many as were asked for and are kept."""
+        return bytes((self.head[-size:] if size > len(self.tail) else b"") + self.tail)[-size:]
+
     @property
     def text(self) -> str:
         """What was kept, as printable text: escape sequences and control characters are shown, not obeyed."""

@@ -251,6 +251,17 @@ def powers_off(fake: Fake) -> None:
     fake.shut_down("guest-shutdown")
 
 
+def powers_off_after_all(fake: Fake) -> None:
+    fake.boot()
+    fake.tell("shutdown", first=9.0)
+    fake.shut_down("guest-shutdown")
+
+
+def reboots(fake: Fake) -> None:
+    fake.boot()
+    fake.shut_down("guest-reset")
+
+
 def terminated(fake: Fake) -> None:
     fake.hello()
     fake.shut_down("host-signal")

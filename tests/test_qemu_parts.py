@@ -6,7 +6,7 @@ import pytest
 
 from imagekit.errors import Problem, RigProblem
 from imagekit.guest import GuestProblem
-from imagekit.targets import _kvm, _qemu_ports, _qemu_start
+from imagekit.targets import _kvm, _qemu_plan, _qemu_ports, _qemu_start
 from imagekit.targets._qemu_command import BOARDS, Command, Wiring, cmdline, network
 from imagekit.targets._qemu_progress import CARRY, MAX_STAGES, ConsoleLines, Progress, boot_seconds
 from imagekit.targets._qemu_terminal import Keys
@@ -147,12 +147,12 @@ def test_the_accelerator_and_why(
     monkeypatch: pytest.MonkeyPatch, asked: str, guest: str, works: bool, found: tuple[str, str] | str
 ) -> None:
     monkeypatch.setattr(_kvm, "probe", lambda *_: _kvm.Probe(works, "a guest ran" if works else "it hung"))
-    monkeypatch.setattr(_qemu_start.os, "uname", lambda: type("", (), {"machine": "x86_64"}))
+    monkeypatch.setattr(_qemu_plan.os, "uname", lambda: type("", (), {"machine": "x86_64"}))
     if isinstance(found, tuple):
-        assert _qemu_start.accelerate(asked, guest, None, None) == found
+        assert _qemu_plan.accelerate(asked, guest, None, None) == found
     else:
         with pytest.raises(Problem, match=found):
-            _qemu_start.accelerate(asked, guest, None, None)
+            _qemu_plan.accelerate(asked, guest, None, None)
 
 
 def test_an_agent_that_is_not_there_is_our_fault(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

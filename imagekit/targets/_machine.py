@@ -23,6 +23,7 @@ from imagekit.patience import Outcome, Patience, Spent
 from imagekit.rig import Rig
 from imagekit.targets._qemu_agent import Agent
 from imagekit.targets._qemu_effort import Effort
+from imagekit.targets._qemu_ending import Ending, epitaph
 from imagekit.targets._qemu_progress import ConsoleLines, Progress
 
 if TYPE_CHECKING:
@@ -35,14 +36,6 @@ LAST_WORDS = 10.0  # seconds to read what a QEMU that has ended left in our sock
 QUITTING = 2.0  # seconds that it may take to end when it is told to
 SAY_EVERY = 3.0  # seconds between two progress lines
 STOPPED = 3.0  # seconds that QEMU may be stopped by a signal before that is a failure
-ENDS = {  # reasons of QMP's SHUTDOWN (qapi/run-state.json), in words
-    "guest-shutdown": "the guest powered off",
-    "guest-reset": "the guest rebooted",
-    "guest-panic": "the guest's kernel panicked",
-    "host-qmp-quit": "the guest was stopped",
-    "host-signal": "QEMU was ended by a signal",
-}
-BY_OTHERS = ("host-signal", "host-error", "host-ui")
 
 
 def _nothing(*_: object) -> None:
@@ -56,18 +49,6 @@ class Lines(NamedTuple):
     console: socket.socket
     channel: socket.socket
     words: socket.socket  # its stdout and stderr
-
-
-class Ending(NamedTuple):
-    """Why a guest is no longer there."""
-
-    words: str
-    kind: type[GuestProblem]
-
-    @property
-    def is_clean(self) -> bool:
-        """Whether that is how a guest should end."""
-        return self.words in (ENDS["guest-shutdown"], ENDS["guest-reset"], ENDS["host-qmp-quit"])
 
 
 class _Line(asyncio.Protocol):
@@ -103,8 +84,10 @@ class Machine:
         by_hand: str = "",
         rig: Rig | None = None,
         on_console: Callable[[bytes], None] | None = None,
+        console: Console | None = None,
     ) -> None:
-        self.console = Console()
+        self.console = console or Console()
+        self.began_at = self.console.total  # where its own words begin, after those of earlier machines
         self.words = Console()  # what QEMU itself prints
         self.progress = Progress()
         self.ending: Ending | None = None
@@ -137,6 +120,18 @@ class Machine:
             with suppress(RuntimeError):  # the loop has ended meanwhile
                 self._loop.call_soon_threadsafe(self._leave.set)
             self._thread.join()
+
+    def kill(self, words: str) -> None:
+        """End QEMU as a power cut does: nobody is asked, nothing is written to its disks any more."""
+
+        async def kill() -> None:
+            self.ending = self.ending or Ending(words, GuestProblem)
+            host.kill(self._process)
+            self._tell()
+
+        if self.is_alive:
+            self.ask(kill)
+        self.close()
 
     @property
     def is_alive(self) -> bool:
@@ -330,19 +325,10 @@ class Machine:
                 await self._console.closed.wait()
                 await self._channel.closed.wait()
                 await self._monitor.closed()
-        self.ending = self._epitaph(self._process.returncode)
+        self.ending = self.ending or epitaph(
+            self._process.returncode, self.progress.panic, self._monitor.events, self.words
+        )
         self._tell()
-
-    def _epitaph(self, code: int) -> Ending:
-        if self.progress.panic:
-            return Ending(f"the guest panicked ({self.progress.panic})", GuestProblem)
-        said = [str(found.get("reason", "")) for name, found in self._monitor.events if name == "SHUTDOWN"]
-        if said and code == 0:
-            kind = MachineProblem if said[-1] in BY_OTHERS else GuestProblem
-            return Ending(ENDS.get(said[-1], f"QEMU ended ({escape(said[-1].encode())})"), kind)
-        words = escape(bytes(self.words.tail[-2000:] or self.words.head[-2000:])).strip()
-        how = f"was killed by signal {-code}" if code < 0 else f"ended with {code}"
-        return Ending(f"QEMU {how}{': ' if words else ''}{words}", MachineProblem)
 
     async def _quit(self) -> None:
         if self.ending is None:

@@ -27,7 +27,8 @@ TICK = 0.5  # seconds between two looks at whether the guest is still there
 def interact(opened: Opened, *, rig: Rig, store: Store) -> int:
     """Boot an artifact with its console on the terminal; 0 when the guest powered off or was left, 1 otherwise."""
     with _pair() as (printed, take):
-        machine = _qemu_start.start(opened, rig=rig, store=store, on_console=take).machine
+        started = _qemu_start.start(opened, rig=rig, store=store, on_console=take)
+        machine = started.machine
         try:
             _tell(KEYS if sys.stdin.isatty() else "Ctrl-C stops the guest")
             with _raw_terminal() as is_terminal:
@@ -35,7 +36,7 @@ def interact(opened: Opened, *, rig: Rig, store: Store) -> int:
             if machine.is_alive:
                 _power_off(machine)
         finally:
-            machine.close()
+            started.close()
     if machine.ending is None or machine.ending.is_clean:
         return 0
     _tell(machine.ending.words)

@@ -1,0 +1,126 @@
+"""Plan: all that it takes to start one machine, kept for as many starts as its guest makes of it.
+
+A guest's power is cut and comes back, it reboots, it is restored: each is one more QEMU of the same plan.
+"""
+
+import os
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from shlex import join
+from typing import NamedTuple
+
+from imagekit import toolbox
+from imagekit.arch import ARCHES
+from imagekit.artifact import Opened
+from imagekit.errors import Problem, RigProblem, unknown
+from imagekit.guest import Rig
+from imagekit.store import Store
+from imagekit.targets import _kvm
+from imagekit.targets._qemu_command import BOARDS, Board, Command, cmdline, network
+
+ROLES = ("kernel", "initrd", "cmdline")
+ACCELERATORS = ("auto", "kvm", "tcg")
+
+
+class Accelerator(NamedTuple):
+    """Which accelerator a machine gets, and why."""
+
+    name: str
+    why: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One machine, before and between its starts; what it holds is its own until `close`."""
+
+    opened: Opened  # with descriptors of its own
+    rig: Rig
+    store: Store
+    tools: toolbox.Tools
+    accelerator: Accelerator
+    command: Command  # without what changes from start to start: the agent's nonce, and descriptors
+    held: ExitStack = field(repr=False)
+
+    @property
+    def name(self) -> str:
+        """The guest, for messages."""
+        return f"{self.opened.artifact.name} {self.opened.artifact.arch}"
+
+    @property
+    def program(self) -> str:
+        """QEMU's name for this architecture."""
+        return program(self.command.board)
+
+    def cmdline(self, nonce: str = "") -> str:
+        """The kernel's arguments; a nonce starts the agent."""
+        return cmdline(self.opened.read("cmdline"), self.command.board, nonce=nonce, more=self.rig.cmdline)
+
+    @property
+    def by_hand(self) -> str:
+        """A line for the shell that boots the same files with their console on the terminal, without the agent."""
+        files = {part.role: self.opened.artifact.path.parent / part.file for part in self.opened.artifact.parts}
+        line = self.command._replace(kernel=str(files["kernel"]), initrd=str(files["initrd"]), cmdline=self.cmdline())
+        argv = self.tools.argv(self.program, *line.arguments)
+        if "--die-with" in argv:  # with whom it dies is our concern
+            place = argv.index("--die-with")
+            del argv[place : place + 2]
+        return join(argv)
+
+    def close(self) -> None:
+        """Let go of all that is held. Twice is once."""
+        self.held.close()
+
+
+def plan(opened: Opened, *, rig: Rig, store: Store) -> Plan:
+    """What starts the artifact as the rig says; close it. Raises Problem when that cannot be, and starts nothing."""
+    board = _board(opened)
+    tools = toolbox.tools(program(board), mode=rig.tools, store=store, say=rig.say)
+    accelerator = accelerate(rig.accelerator, board.arch, tools, store)
+    command = Command(
+        board=board,
+        kernel="",
+        initrd="",
+        cmdline=cmdline(opened.read("cmdline"), board, more=rig.cmdline),
+        memory=rig.memory,
+        accelerator=accelerator.name,
+        network=network(opened.artifact.manifest),
+    )
+    with ExitStack() as held:
+        return Plan(_kept(opened, held), rig, store, tools, accelerator, command, held.pop_all())
+
+
+def program(board: Board) -> str:
+    """QEMU's name for a board."""
+    return f"qemu-system-{ARCHES[board.arch].qemu}"
+
+
+def accelerate(asked: str, guest: str, tools: toolbox.Tools, store: Store) -> Accelerator:
+    """KVM where a probe guest ran under it, else emulation; raises RigProblem when what was asked for cannot be."""
+    if asked not in ACCELERATORS:
+        raise unknown("accelerator", asked, ACCELERATORS)
+    if asked == "tcg":
+        return Accelerator("tcg", "asked for")
+    own = os.uname().machine
+    probe = _kvm.probe(store, tools) if own == guest else _kvm.Probe(False, f"a machine of {own} emulates {guest}")
+    if asked == "kvm" and not probe.works:
+        raise RigProblem(f"KVM was asked for and cannot be used: {probe.why}", "`--accel tcg` emulates")
+    return Accelerator("kvm", probe.why) if probe.works else Accelerator("tcg", f"kvm: {probe.why}")
+
+
+def _board(opened: Opened) -> Board:
+    made = opened.artifact
+    if made.arch not in BOARDS or any(role not in opened.handles for role in ROLES):
+        raise Problem(
+            f"{made.name} {made.arch} {made.format} cannot be started by its kernel",
+            f"that takes an artifact with {', '.join(ROLES)}, for {' or '.join(BOARDS)}",
+        )
+    return BOARDS[made.arch]
+
+
+def _kept(opened: Opened, held: ExitStack) -> Opened:
+    """The same verified bytes, by descriptors of our own: whoever opened the artifact may close it."""
+    handles = {}
+    for role in ROLES:
+        handles[role] = os.dup(opened.handles[role])
+        held.callback(os.close, handles[role])
+    return Opened(opened.artifact, handles)
