@@ -9,8 +9,9 @@ from imagekit.artifact import Opened
 from imagekit.boot import Stage
 from imagekit.guest import Finished, Guest, Rig
 from imagekit.store import Store
-from imagekit.targets import _qemu_agent, _qemu_start, _qemu_wait
+from imagekit.targets import _qemu_agent, _qemu_restore, _qemu_start, _qemu_wait
 from imagekit.targets._qemu_lives import Lives, connector
+from imagekit.targets._qemu_plan import Plan, plan
 from imagekit.targets._qemu_progress import boot_seconds
 
 
@@ -18,16 +19,31 @@ def start(target: str, opened: Opened, *, rig: Rig, store: Store) -> Guest:
     """Boot an opened artifact and return when the guest is ready; raises GuestProblem when it will not be."""
     began = time.monotonic()
     _qemu_wait.check(rig.wait)
-    started = _qemu_start.start(opened, rig=rig, store=store)
-    machine = started.machine
+    made = plan(opened, rig=rig, store=store)
     try:
-        machine.ask(lambda: _qemu_wait.boot(machine, started.plan.name, rig))
-        lives = Lives(started.plan, machine, how="booted")
+        lives = _begun(made)
     except BaseException:
-        started.close()
+        made.close()
         raise
     lives.facts |= facts(lives) | {"wall_seconds": time.monotonic() - began}
     return guest(target, lives)
+
+
+def _begun(made: Plan) -> Lives:
+    """The first life: restored where that was asked for and can be, else booted."""
+    if made.rig.fresh:
+        machine, how = _qemu_restore.fresh(made)
+    else:
+        machine, how = _qemu_start.boot(made), ""
+    try:
+        machine.ask(lambda: _qemu_wait.boot(machine, made.name, made.rig))
+        lives = Lives(made, machine, how=_qemu_restore.RESTORED if how == _qemu_restore.RESTORED else "booted")
+    except BaseException:
+        machine.close()
+        raise
+    if how:
+        lives.facts["fresh"] = how
+    return lives
 
 
 def guest(target: str, lives: Lives) -> Guest:

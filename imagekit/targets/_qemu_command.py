@@ -21,10 +21,15 @@ class Board(NamedTuple):
     console: str  # the kernel's argument
     channel: str  # the guest's name of the agent's line
     second_line: tuple[str, ...]  # a second UART, on the chardev "channel"
+    ram: str  # QEMU's name of the memory, which a saved state knows it by
+    loader: tuple[str, ...] = ()  # what `-kernel` brings along, for a machine that goes on without it
 
 
-X86_64 = Board("x86_64", "ttyS0", "ttyS1", ("-serial", "chardev:channel"))
-AARCH64 = Board("aarch64", "ttyAMA0,115200", "ttyS0", ("-device", "pci-serial,chardev=channel"))  # virt has one PL011
+X86_64 = Board("x86_64", "ttyS0", "ttyS1", ("-serial", "chardev:channel"), "pc.ram",
+               ("-option-rom", "linuxboot_dma.bin"))  # fmt: skip
+AARCH64 = Board(  # virt has one PL011
+    "aarch64", "ttyAMA0,115200", "ttyS0", ("-device", "pci-serial,chardev=channel"), "mach-virt.ram"
+)
 BOARDS = {board.arch: board for board in (X86_64, AARCH64)}
 
 
@@ -37,8 +42,15 @@ class Wiring(NamedTuple):
     wires: tuple[tuple[int, str], ...] = ()  # (descriptor, MAC address) of each network card on a private switch
 
 
+class Ram(NamedTuple):
+    """A guest's memory as a file: shared, so that the file becomes what the guest makes of it, or a private copy."""
+
+    path: str
+    is_shared: bool
+
+
 class Command(NamedTuple):
-    """One boot of a kernel with an initrd."""
+    """One boot of a kernel with an initrd, or a machine that goes on from a saved state."""
 
     board: Board
     kernel: str  # a path, such as /proc/self/fd/7
@@ -48,11 +60,13 @@ class Command(NamedTuple):
     accelerator: str  # "kvm" or "tcg"
     network: str  # options of the user network
     wiring: Wiring | None = None  # None: the console on this terminal, as a person starts it by hand
+    ram: Ram | None = None  # None: memory of QEMU's own
+    is_incoming: bool = False  # wait for a saved state; kernel and initrd are in there
 
     @property
     def arguments(self) -> list[str]:
         """QEMU's arguments, without its name."""
-        return [*self._machine(), *self._boot(), *self._network(), *self._lines()]
+        return [*self._machine(), *self._memory(), *self._boot(), *self._network(), *self._lines()]
 
     def _machine(self) -> list[str]:
         arch, is_kvm = ARCHES[self.board.arch], self.accelerator == "kvm"
@@ -68,7 +82,16 @@ class Command(NamedTuple):
             *("-m", str(self.memory)),
         ]
 
+    def _memory(self) -> list[str]:
+        if self.ram is None:
+            return []
+        where = f"size={self.memory}M,mem-path={self.ram.path},share={'on' if self.ram.is_shared else 'off'}"
+        name = self.board.ram
+        return ["-object", f"memory-backend-file,id={name},{where}", "-machine", f"memory-backend={name}"]
+
     def _boot(self) -> list[str]:
+        if self.is_incoming:
+            return ["-incoming", "defer", *self.board.loader]
         return [*("-kernel", self.kernel), *("-initrd", self.initrd), *("-append", self.cmdline)]
 
     def _network(self) -> list[str]:

@@ -51,6 +51,11 @@ class Plan:
         """QEMU's name for this architecture."""
         return program(self.command.board)
 
+    @property
+    def identity(self) -> tuple[object, ...]:
+        """What makes this machine and is not in its command."""
+        return ()
+
     def cmdline(self, nonce: str = "") -> str:
         """The kernel's arguments; a nonce starts the agent."""
         return cmdline(self.opened.read("cmdline"), self.command.board, nonce=nonce, more=self.rig.cmdline)

@@ -47,13 +47,20 @@ def start(opened: Opened, *, rig: Rig, store: Store, on_console: Callable[[bytes
         raise
 
 
-def boot(made: Plan, *, console: Console | None = None, on_console: Callable[[bytes], None] | None = None) -> Machine:
+def boot(
+    made: Plan,
+    *,
+    nonce: str = "",
+    handles: tuple[int, ...] = (),
+    console: Console | None = None,
+    on_console: Callable[[bytes], None] | None = None,
+) -> Machine:
     """One more QEMU of a plan, from its kernel on; `console` goes on with what an earlier one printed."""
-    opened, nonce = made.opened, channel.new_nonce() if made.rig.channel else ""
+    opened, nonce = made.opened, (nonce or channel.new_nonce()) if made.rig.channel else ""
     with _initrd(opened, opened.artifact.arch, with_agent=made.rig.channel) as initrd:
         kernel = opened.handles["kernel"]
         command = made.command._replace(kernel=_path(kernel), initrd=_path(initrd), cmdline=made.cmdline(nonce))
-        launch = launcher(replace(made, command=command), handles=(kernel, initrd))
+        launch = launcher(replace(made, command=command), handles=(kernel, initrd, *handles))
         machine = Machine(
             launch, nonce=nonce, by_hand=made.by_hand, rig=made.rig, on_console=on_console, console=console
         )
