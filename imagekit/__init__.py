@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from imagekit.image import Symlink as Symlink
     from imagekit.image import Text as Text
     from imagekit.image import User as User
+    from imagekit.rig import Node as Node
 
 __all__ = (  # noqa: RUF022 - most to least important, not sorted
     "Image",
@@ -34,6 +35,7 @@ __all__ = (  # noqa: RUF022 - most to least important, not sorted
     "User",
     "Static",
     "DOCS",
+    "Node",
     "Problem",
 )
 __version__ = "0.1.0"
@@ -46,6 +48,6 @@ def __getattr__(name: str) -> object:
         from imagekit.errors import Problem
 
         return Problem
-    from imagekit import image
+    from imagekit import image, rig
 
-    return getattr(image, name)
+    return getattr(rig if name == "Node" else image, name)

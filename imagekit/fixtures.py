@@ -6,7 +6,8 @@ conftest.py may override any. `request` is pytest's; the names with an underscor
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,12 +18,15 @@ if TYPE_CHECKING:  # at run time when a fixture is first asked for: this file is
     from imagekit.image import Image
     from imagekit.key import Key
     from imagekit.lock import Lock
+    from imagekit.rig import Node
     from imagekit.store import Store
+    from imagekit.topology import Topology
     from imagekit.tree import Tree
 
 SCOPES: dict[str, Literal["session", "module"]] = {
     **dict.fromkeys(("key", "store"), "session"),
     **dict.fromkeys(("image", "lock", "arch", "tree", "artifact", "rebuilt", "sandbox", "guest", "rig"), "module"),
+    "topology": "module",
 }
 
 
@@ -76,7 +80,7 @@ def artifact(
     """The image written in a format, signed and kept: made once per digest, whichever worker asks first."""
     from imagekit import report
 
-    made = _built(request, image, lock, arch, _imagekit_format, key, store, _imagekit)
+    made = _built(request.path, image, lock, arch, _imagekit_format, key, store, _imagekit)
     _imagekit.facts[request.path, arch, _imagekit_format, ""] = report.of_artifact(made, image)
     return made
 
@@ -96,17 +100,17 @@ def rebuilt(
     with host.once(store.folder("locks"), f"rebuilt-{name}", say=_imagekit.say):
         shutil.rmtree(place, ignore_errors=True)  # of a run that was killed
         try:
-            yield _built(request, image, lock, arch, _imagekit_format, key, fresh, _imagekit)
+            yield _built(request.path, image, lock, arch, _imagekit_format, key, fresh, _imagekit)
         finally:
             shutil.rmtree(place)
 
 
 def _built(
-    request: Any, image: Image, lock: Lock, arch: str, format: str, key: Key, store: Store, bench: Bench
+    path: Path, image: Image, lock: Lock, arch: str, format: str, key: Key, store: Store, bench: Bench
 ) -> Artifact:
     from imagekit import build
 
-    folder = request.path.parent
+    folder = path.parent
     return build.artifact(
         image, folder=folder, lock=lock, arch=arch, format=format, key=key, store=store, say=bench.say
     )
@@ -133,6 +137,30 @@ def sandbox(artifact: Artifact, _imagekit_sandbox: str, key: Key, rig: Rig, stor
     target = plugs.load("targets", _imagekit_sandbox)
     with artifact.opened(key) as opened, target.start(opened, rig=rig, store=store) as started:
         yield started
+
+
+def topology(
+    request: Any, artifact: Artifact, _imagekit_target: str, key: Key, rig: Rig, store: Store, _imagekit: Bench
+) -> Iterator[Callable[[Mapping[str, Node]], Topology]]:
+    """A factory of several machines on private networks: `topology({"web": Node(), "client": Node("shell.py")})`."""
+    from imagekit import build, definition, plugs
+    from imagekit import topology as topologies
+
+    def made(name: str) -> Artifact:
+        path = request.path.parent / name
+        other = definition.load(path)
+        arch, format = artifact.arch, artifact.format
+        return _built(path, other, build.read_lock(path), arch, format, key, store, _imagekit)
+
+    target = plugs.load("targets", _imagekit_target)
+    with ExitStack() as stack:
+
+        def start(nodes: Mapping[str, Node]) -> Topology:
+            others = {node.definition: made(node.definition) for node in nodes.values() if node.definition}
+            artifacts = {"": artifact, **others}
+            return stack.enter_context(topologies.boot(nodes, artifacts, target, key=key, rig=rig, store=store))
+
+        yield start
 
 
 def rig(_imagekit: Bench) -> Rig:

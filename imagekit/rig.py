@@ -23,6 +23,14 @@ class Wire:
     plug: Callable[[], Any] = field(repr=False)  # a new socket that carries frames, each behind its length (4 bytes)
 
 
+@dataclass(frozen=True)
+class Node:
+    """A machine of a topology: an image, and the private networks that it is on, by its eth0, eth1 and so on."""
+
+    definition: str = ""  # a file beside the module; "": the module's own image
+    networks: tuple[str, ...] = ("lan",)
+
+
 def say_nothing(line: str) -> None:
     """The progress line of whoever wants none."""
     _ = line

@@ -13,7 +13,6 @@ image = Image(
     version="1",
     kernel="debian:linux-image-cloud",
     without=DOCS,
-    network="none",
     files={"/root/.shrc": Text(SHRC)},
     services=(  # at the other end of `imagekit boot`
         Service("shell", "/usr/sbin/getty -n -l /bin/sh 0 console", env={"ENV": "/root/.shrc"}, stop_timeout=1),
