@@ -16,10 +16,12 @@ What happens is noted in /run/imagekit/events, a line each, and printed on the c
 
     SECONDS.NNNNNNNNN WORDS          CLOCK_MONOTONIC of the guest, and one of:
     early                            /proc, /sys, /dev, /run and /tmp are mounted
+    counter VALUE HZ                 the processor's counter at that time, in a boot that is measured (HZ 0: not told)
     modules                          the kernel modules are loaded
     network up                       the interface has its address
     onboot start|done NAME, onboot failed NAME CODE
     service start|ready NAME, service exit NAME CODE, service failed NAME REASON...
+    service open NAME                its port accepts; the first request of its http: condition is on its way
     ready                            every service is; once
     shutdown
     onshutdown start|done NAME, onshutdown failed NAME CODE

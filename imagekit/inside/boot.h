@@ -64,7 +64,7 @@ struct service { /* a line of /etc/imagekit/table: NAME STOP_MILLISECONDS AFTER,
     int stop_timeout;
     int is_started, is_ready, was_killed, is_down;
     int64_t began, last;
-    int socket, family, was_asked; /* of an http: condition */
+    int socket, family, was_open, was_asked; /* of an http: condition */
     int pid;                       /* of a command: condition */
 };
 

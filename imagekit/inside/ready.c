@@ -56,6 +56,8 @@ static int is_http_ready(struct service *s, const char *where)
     char text[LONGEST + 100];
     const char *path = strchr(where, '/');
     if (s->socket < 0 && dial(s, where)) return hang_up(s);
+    if (!s->was_open) event("service open %s", s->name);
+    s->was_open = 1;
     if (!s->was_asked) {
         int n = snprintf(text, sizeof text, "GET %s HTTP/1.0\r\nHost: localhost\r\n\r\n", path ? path : "/");
         if (send(s->socket, text, (size_t)n, MSG_NOSIGNAL) != n) return hang_up(s);
@@ -102,7 +104,8 @@ static void read_events(FILE *file, struct service *all, int n)
 {
     char line[LONGEST + 64], verb[32], name[256];
     for (clearerr(file); fgets(line, sizeof line, file);) {
-        if (sscanf(line, "%*s service %31s %255s", verb, name) != 2 || !strcmp(verb, "ready")) continue;
+        if (sscanf(line, "%*s service %31s %255s", verb, name) != 2) continue;
+        if (!strcmp(verb, "ready") || !strcmp(verb, "open")) continue; /* ours */
         for (struct service *s = all; s < all + n; s++)
             if (!strcmp(s->name, name)) {
                 s->is_started = !strcmp(verb, "start"); /* exit and failed end it */

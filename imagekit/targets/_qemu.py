@@ -6,10 +6,10 @@ from typing import Any
 
 from imagekit.arch import ARCHES
 from imagekit.artifact import Opened
-from imagekit.boot import Stage
+from imagekit.boot import Boot, Stage
 from imagekit.guest import Finished, Guest, Rig
 from imagekit.store import Store
-from imagekit.targets import _qemu_agent, _qemu_restore, _qemu_start, _qemu_wait
+from imagekit.targets import _qemu_agent, _qemu_measure, _qemu_restore, _qemu_start, _qemu_wait
 from imagekit.targets._qemu_lives import Lives, connector
 from imagekit.targets._qemu_plan import Plan, plan
 from imagekit.targets._qemu_progress import boot_seconds
@@ -59,6 +59,9 @@ def guest(target: str, lives: Lives) -> Guest:
     def events() -> list[Stage]:
         return [*lives.machine.progress.stages, *lives.machine.progress.later]
 
+    def measure() -> Boot:
+        return _qemu_measure.measure(lives.plan.opened, rig=lives.plan.rig, store=lives.plan.store)
+
     return Guest(
         lives.plan.opened.artifact.arch,
         target,
@@ -72,6 +75,7 @@ def guest(target: str, lives: Lives) -> Guest:
         events=events,
         wait_ready=lives.wait_ready,
         power=lives.power,
+        measure=measure,
     )
 
 

@@ -11,6 +11,9 @@ from imagekit.targets._qemu_ports import NETDEV
 
 MAX_CMDLINE = 2048  # COMMAND_LINE_SIZE of arch/x86 and arch/arm64
 TCG = "tcg,thread=single,tb-size=32"  # one CPU needs one thread; MiB of translated code: a boot fills any
+# Frames are sent by a timer of the guest's clock and by nobody else: else the host's threads decided when an answer
+# comes, and so what the guest does meanwhile.
+SYNCHRONOUS = ",ioeventfd=off,tx=timer"
 SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
 
 
@@ -23,13 +26,15 @@ class Board(NamedTuple):
     second_line: tuple[str, ...]  # a second UART, on the chardev "channel"
     ram: str  # QEMU's name of the memory, which a saved state knows it by
     loader: tuple[str, ...] = ()  # what `-kernel` brings along, for a machine that goes on without it
+    fixed: str = ""  # what makes the machine the same at each start, added to its name
 
 
 X86_64 = Board("x86_64", "ttyS0", "ttyS1", ("-serial", "chardev:channel"), "pc.ram",
                ("-option-rom", "linuxboot_dma.bin"))  # fmt: skip
 AARCH64 = Board(  # virt has one PL011
-    "aarch64", "ttyAMA0,115200", "ttyS0", ("-device", "pci-serial,chardev=channel"), "mach-virt.ram"
-)
+    "aarch64", "ttyAMA0,115200", "ttyS0", ("-device", "pci-serial,chardev=channel"), "mach-virt.ram",
+    fixed=",dtb-randomness=off",
+)  # fmt: skip
 BOARDS = {board.arch: board for board in (X86_64, AARCH64)}
 
 
@@ -59,6 +64,7 @@ class Command(NamedTuple):
     memory: int  # MiB
     accelerator: str  # "kvm" or "tcg"
     network: str  # options of the user network
+    clock: tuple[str, ...] = ()  # flags of the instruction clock, for a boot that is measured
     wiring: Wiring | None = None  # None: the console on this terminal, as a person starts it by hand
     ram: Ram | None = None  # None: memory of QEMU's own
     is_incoming: bool = False  # wait for a saved state; kernel and initrd are in there
@@ -75,11 +81,12 @@ class Command(NamedTuple):
             *("-display", "none"),
             "-no-reboot",  # a panic (panic=-1) and a reboot end QEMU, as a power-off does
             *("-sandbox", SANDBOX),
-            *("-machine", arch.machine),
+            *("-machine", arch.machine + (self.board.fixed if self.clock else "")),
             *("-cpu", "host" if is_kvm else arch.cpu),
             *("-accel", "kvm" if is_kvm else TCG),
             *("-smp", "1"),
             *("-m", str(self.memory)),
+            *self.clock,
         ]
 
     def _memory(self) -> list[str]:
@@ -103,7 +110,7 @@ class Command(NamedTuple):
             return [word for number, wire in enumerate(self.wiring.wires) for word in _wire(number, *wire)]
         return [
             *("-netdev", f"user,id={NETDEV},restrict=on,ipv6=off{self.network}"),
-            *("-device", f"virtio-net-pci,netdev={NETDEV},romfile="),
+            *("-device", f"virtio-net-pci,netdev={NETDEV},romfile={SYNCHRONOUS if self.clock else ''}"),
         ]
 
     def _lines(self) -> list[str]:

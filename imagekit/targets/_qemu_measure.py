@@ -1,0 +1,76 @@
+"""A boot that is measured by the instruction clock: the same bytes, untouched, in a machine that is the same each time.
+
+No agent rides along, and no nonce: the events are taken from the console, where the kernel tells their times. With
+`sleep=off` a guest that waits for a timer is taken there at once, so that idle time is exact too; but where a disk
+works on a thread of the host's, its answer would come after a time that depends on the host, so there the clock runs
+on while the guest is idle, and the median of several boots counts.
+"""
+
+from dataclasses import replace
+from statistics import median
+
+from imagekit.arch import ARCHES
+from imagekit.artifact import Opened
+from imagekit.boot import SHIFT, Boot, Stage
+from imagekit.guest import Rig
+from imagekit.store import Store
+from imagekit.targets import _qemu_start, _qemu_wait
+from imagekit.targets._qemu_plan import plan
+
+REPEATS = 3  # boots where one is not exact
+SLOWER = 4.0  # times the work of a plain boot: what counting instructions may cost
+FIXED = ("-rtc", "base=2024-01-01T00:00:00,clock=vm", "-seed", "1")
+COUNTED = "nokaslr imagekit.counter"  # kernel arguments: the same addresses each time; see note_counter in early.c
+NANOSECONDS = 1_000_000_000
+COUNTER = "counter "
+
+
+def measure(opened: Opened, *, rig: Rig, store: Store) -> Boot:
+    """How an opened artifact boots by the instruction clock; raises GuestProblem when it does not become ready.
+
+    What the rig adds to a machine, but for disks and firmware, is left out.
+    """
+    plain = replace(
+        rig, channel=False, wires=(), display=False, fresh=False, wait="ready", accelerator="tcg",
+        cmdline=f"{rig.cmdline} {COUNTED}".strip(), timeout_scale=rig.timeout_scale * SLOWER,
+    )  # fmt: skip
+    is_exact = opened.artifact.kind == "kernel" and rig.firmware == "direct" and not rig.disks
+    boots = [_once(opened, plain, store, is_exact=is_exact) for _ in range(1 if is_exact else REPEATS)]
+    chosen = sorted(boots, key=lambda boot: boot.seconds)[len(boots) // 2]
+    assert chosen.seconds == median(boot.seconds for boot in boots)
+    return replace(chosen, runs=tuple(boot.seconds for boot in boots))
+
+
+def _once(opened: Opened, rig: Rig, store: Store, *, is_exact: bool) -> Boot:
+    made = plan(opened, rig=rig, store=store)
+    try:
+        rig.say(f"{made.name}: measuring its boot")
+        sleep = "off" if is_exact else "on"
+        clock = ("-icount", f"shift={SHIFT},sleep={sleep}", *FIXED)
+        machine = _qemu_start.boot(replace(made, command=made.command._replace(clock=clock)))
+        try:
+            machine.ask(lambda: _qemu_wait.ready(machine, f"{made.name}, measured", rig))
+        finally:
+            machine.close()
+    finally:
+        made.close()
+    arch, stages = ARCHES[opened.artifact.arch], tuple(machine.progress.stages)
+    about = {"qemu": machine.version, "machine": arch.machine, "cpu": arch.cpu, "firmware": rig.firmware,
+             "memory": f"{rig.memory} MiB", "kernel": _digest(opened)}  # fmt: skip
+    told = tuple(stage for stage in stages if not stage[1].startswith(COUNTER))
+    return Boot(told, "instructions", _before_kernel(stages), (), about)
+
+
+def _digest(opened: Opened) -> str:
+    """Names the kernel: another one is another boot, whatever the image's own part in it."""
+    return next((part.sha256[:16] for part in opened.artifact.parts if part.role == "kernel"), "")
+
+
+def _before_kernel(stages: tuple[Stage, ...]) -> float:
+    """Seconds before the kernel's clock began: the processor's counter began with the machine."""
+    for at, words in stages:
+        numbers = words.removeprefix(COUNTER).split()
+        if words.startswith(COUNTER) and len(numbers) == 2 and all(n.isascii() and n.isdecimal() for n in numbers):
+            value, rate = int(numbers[0][:20]), int(numbers[1][:20])
+            return max(0.0, value / (rate or NANOSECONDS) - at)  # x86 tells no rate: QEMU counts nanoseconds there
+    return 0.0
