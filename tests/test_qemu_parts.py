@@ -15,9 +15,9 @@ from imagekit.targets._qemu_terminal import Keys
 @pytest.mark.parametrize(
     ("own", "more", "whole"),
     [
-        (b"quiet\n", "", "quiet console=ttyS0 panic=-1"),
-        (b"", "a=b", "console=ttyS0 panic=-1 a=b"),
-        (b"panic=9 x -- for init", "", "panic=9 x console=ttyS0 panic=-1 -- for init"),
+        (b"quiet\n", "", "quiet console=ttyS0 panic=-1 no_timer_check"),
+        (b"", "a=b", "console=ttyS0 panic=-1 no_timer_check a=b"),
+        (b"panic=9 x -- for init", "", "panic=9 x console=ttyS0 panic=-1 no_timer_check -- for init"),
     ],
 )
 def test_the_kernel_s_arguments(own: bytes, more: str, whole: str) -> None:
