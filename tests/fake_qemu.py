@@ -39,13 +39,19 @@ class Fake:
             socket.socket(fileno=int(lines[name])) if name in lines else None
             for name in ("monitor", "console", "channel")
         )
-        found = re.search(r"imagekit\.nonce=(\w+)", self.option("-append"))
+        found = None if self.is_incoming else re.search(r"imagekit\.nonce=(\w+)", self.option("-append"))
         self.nonce = found[1] if found else ""
+        self.refuses = self.cannot_save = False
+        self.has_arrived = Event()
         self.obeys = True  # whether quit and poweroff are done
         self.commands: dict[int, bytes] = {}  # stream -> request as far as it came
         self.inputs: dict[int, bytes] = {}
         self.deaf: set[int] = set()  # streams whose KILL is not obeyed
         self.killed: set[int] = set()
+
+    @property
+    def is_incoming(self) -> bool:
+        return "-incoming" in self.arguments
 
     def option(self, name: str) -> str:
         return self.arguments[self.arguments.index(name) + 1]
@@ -68,7 +74,8 @@ class Fake:
             if asked["execute"] == "quit" and not self.obeys:
                 continue
             words = asked.get("arguments", {}).get("command-line", "")
-            self.qmp({"return": self.human(words) if words else {}, "id": asked.get("id")})
+            answer = self.human(words) if words else self.moved(asked["execute"], **asked.get("arguments", {}))
+            self.qmp({"return": answer, "id": asked.get("id")})
             negotiated.set()
             if asked["execute"] == "quit":
                 self.shut_down("host-qmp-quit")
@@ -88,6 +95,22 @@ class Fake:
 
     def qmp(self, message: dict) -> None:
         self.monitor.sendall(json.dumps(message).encode() + b"\n")
+
+    def moved(self, command: str, **arguments: object) -> dict:
+        """A machine's state, saved and restored: its nonce."""
+        if command == "migrate":
+            with open(str(arguments["uri"]).removeprefix("file:"), "wb") as file:
+                file.write(b"state of " + self.nonce.encode())
+        if command == "migrate-incoming":
+            if self.refuses:
+                print("qemu: load of migration failed: Invalid argument", file=sys.stderr, flush=True)
+                os._exit(1)
+            with open(str(arguments["uri"]).removeprefix("file:"), "rb") as file:
+                self.nonce = file.read().removeprefix(b"state of ").decode()
+            self.has_arrived.set()
+        if command == "query-migrate" and self.cannot_save:
+            return {"status": "failed", "error-desc": "No space left on device"}
+        return {"status": "completed"} if command == "query-migrate" else {"status": "paused"}
 
     def human(self, words: str) -> str:
         found = re.fullmatch(r"hostfwd_add net tcp:([\d.]+):(\d+)-:(\d+)", words)
@@ -135,12 +158,18 @@ class Fake:
                 self.say(f"[    1.{number}00000] imagekit: {words}\r\n")
 
     def serve_agent(self) -> None:
-        decoder = Decoder(self.nonce)
+        decoders = {self.nonce: Decoder(self.nonce)}
         while received := self.channel.recv(1 << 16):
-            for frame in decoder.feed(received):
+            for frame in decoders.setdefault(self.nonce, Decoder(self.nonce)).feed(received):
                 self._obey(frame)
 
+    def _renew(self, payload: bytes) -> None:
+        self.nonce = payload[9 : 9 + payload[8]].decode()
+        self.hello()
+
     def _obey(self, frame: Frame) -> None:
+        if frame.kind == Kind.RENEW:
+            self._renew(frame.payload)
         piece, is_last = frame.payload[9:], frame.payload[8:9] == b"\1"
         kept = {Kind.EXEC: self.commands, Kind.STDIN: self.inputs}.get(frame.kind)
         if frame.kind == Kind.KILL and frame.stream not in self.deaf:
@@ -230,6 +259,14 @@ COMMANDS: dict[str, Callable] = {
 
 
 def good(fake: Fake) -> None:
+    fake.boot()
+
+
+def refuses_states(fake: Fake) -> None:
+    fake.boot()
+
+
+def cannot_save(fake: Fake) -> None:
     fake.boot()
 
 
@@ -340,8 +377,12 @@ def main(scenario: str, arguments: list[str]) -> None:
     fake = Fake(arguments)
     if scenario == "mute":
         time.sleep(600)
+    fake.refuses, fake.cannot_save = scenario == "refuses_states", scenario == "cannot_save"
     fake.serve_monitor()
-    globals()[scenario](fake)
+    if fake.is_incoming:
+        fake.has_arrived.wait()
+    else:
+        globals()[scenario](fake)
     if fake.channel:
         fake.serve_agent()
     time.sleep(600)

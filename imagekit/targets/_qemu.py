@@ -32,7 +32,7 @@ def start(target: str, opened: Opened, *, rig: Rig, store: Store) -> Guest:
 def _begun(made: Plan) -> Lives:
     """The first life: restored where that was asked for and can be, else booted."""
     if made.rig.fresh:
-        machine, how = _qemu_restore.fresh(made)
+        machine, made, how = _qemu_restore.fresh(made)
     else:
         machine, how = _qemu_start.boot(made), ""
     try:

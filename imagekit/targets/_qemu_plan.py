@@ -17,7 +17,9 @@ from imagekit.guest import Rig
 from imagekit.store import Store
 from imagekit.targets import _kvm
 from imagekit.targets._qemu_command import BOARDS, Board, Command, cmdline, network
+from imagekit.targets._qemu_disks import Drive, attach
 
+DISKS = "disks"  # a folder of the cache, for files without names
 ROLES = ("kernel", "initrd", "cmdline")
 ACCELERATORS = ("auto", "kvm", "tcg")
 
@@ -39,6 +41,7 @@ class Plan:
     tools: toolbox.Tools
     accelerator: Accelerator
     command: Command  # without what changes from start to start: the agent's nonce, and descriptors
+    drives: tuple[Drive, ...]
     held: ExitStack = field(repr=False)
 
     @property
@@ -54,7 +57,17 @@ class Plan:
     @property
     def identity(self) -> tuple[object, ...]:
         """What makes this machine and is not in its command."""
-        return ()
+        return tuple(drive.identity for drive in self.drives)
+
+    @property
+    def handles(self) -> tuple[int, ...]:
+        """Descriptors that QEMU must inherit, beyond those of its boot."""
+        return tuple(handle for drive in self.drives for handle in drive.handles)
+
+    @property
+    def arguments(self) -> list[str]:
+        """QEMU's arguments, without its name."""
+        return [*self.command.arguments, *(word for drive in self.drives for word in drive.arguments)]
 
     def cmdline(self, nonce: str = "") -> str:
         """The kernel's arguments; a nonce starts the agent."""
@@ -65,7 +78,8 @@ class Plan:
         """A line for the shell that boots the same files with their console on the terminal, without the agent."""
         files = {part.role: self.opened.artifact.path.parent / part.file for part in self.opened.artifact.parts}
         line = self.command._replace(kernel=str(files["kernel"]), initrd=str(files["initrd"]), cmdline=self.cmdline())
-        argv = self.tools.argv(self.program, *line.arguments)
+        disks = [word for drive in self.drives for word in drive.by_hand]
+        argv = self.tools.argv(self.program, *line.arguments, *disks)
         if "--die-with" in argv:  # with whom it dies is our concern
             place = argv.index("--die-with")
             del argv[place : place + 2]
@@ -91,7 +105,8 @@ def plan(opened: Opened, *, rig: Rig, store: Store) -> Plan:
         network=network(opened.artifact.manifest),
     )
     with ExitStack() as held:
-        return Plan(_kept(opened, held), rig, store, tools, accelerator, command, held.pop_all())
+        drives = attach(rig.disks, store.folder(DISKS), held) if rig.disks else ()
+        return Plan(_kept(opened, held), rig, store, tools, accelerator, command, drives, held.pop_all())
 
 
 def program(board: Board) -> str:

@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from imagekit import channel, host
+from imagekit.disk import qcow2
 from imagekit.errors import RigProblem
 from imagekit.guest import GuestProblem, MachineProblem
 from imagekit.targets import _qemu_agent, _qemu_start, _qemu_template, _qemu_wait
 from imagekit.targets._machine import Machine
 from imagekit.targets._qemu_command import Ram
-from imagekit.targets._qemu_plan import Plan
+from imagekit.targets._qemu_disks import Drive, stacked
+from imagekit.targets._qemu_plan import DISKS, Plan
 from imagekit.targets._qemu_template import Template
 
 RESTORED = "restored"
@@ -24,30 +26,34 @@ KEPT = 1 << 18  # bytes of the console that a template remembers
 IGNORE_SHARED = "x-ignore-shared"
 
 
-def fresh(plan: Plan) -> tuple[Machine, str]:
-    """A machine that is ready, or on its way there, and how it came about: "restored", or "booted: REASON"."""
+def fresh(plan: Plan) -> tuple[Machine, Plan, str]:
+    """A machine that is ready or will be, its plan, and how it came about: "restored", or "booted: REASON"."""
     reason = _qemu_template.impossible(plan)
     if not reason:
         try:
-            return _restored(plan), RESTORED
+            return (*_restored(plan), RESTORED)
         except RigProblem as problem:  # a guest that does not boot is told as such, a rig that fails is gone around
             reason = problem.message.splitlines()[0]
-    return _qemu_start.boot(plan), f"booted: {reason}"
+    return _qemu_start.boot(plan), plan, f"booted: {reason}"
 
 
-def _restored(plan: Plan) -> Machine:
+def _restored(plan: Plan) -> tuple[Machine, Plan]:
+    disks = [drive.name for drive in plan.drives]
     name = _qemu_template.key(plan, _qemu_start.agent(plan.opened.artifact.arch))
-    found = _qemu_template.find(plan.store, name, plan.held)
+    found = _qemu_template.find(plan.store, name, plan.held, disks=disks)
     if found is None:
         with host.once(plan.store.folder("locks"), f"template-{name[:16]}", say=plan.rig.say):
-            found = _qemu_template.find(plan.store, name, plan.held)  # made while we waited
+            found = _qemu_template.find(plan.store, name, plan.held, disks=disks)  # made while we waited
             if found is None:
                 _make(plan, name)
-                found = _qemu_template.find(plan.store, name, plan.held)
+                found = _qemu_template.find(plan.store, name, plan.held, disks=disks)
     if found is None:
         raise RigProblem("the template was removed before it was used")
+    folder = plan.store.folder(DISKS) if plan.drives else Path()
+    drives = tuple(stacked(drive, found.disks[drive.name], folder, plan.held) for drive in plan.drives)
+    stacked_plan = replace(plan, drives=drives)
     try:
-        return _restore(plan, found)
+        return _restore(stacked_plan, found), stacked_plan
     except (GuestProblem, RigProblem) as problem:
         _qemu_template.remove(found.folder)
         raise MachineProblem(problem.message, problem.hint) from problem
@@ -59,15 +65,23 @@ def _make(plan: Plan, name: str) -> None:
     with _qemu_template.draft(plan.store, name) as folder, ExitStack() as own:
         ram, state = (_created(folder / file, own) for file in (_qemu_template.RAM, _qemu_template.STATE))
         os.posix_fallocate(ram, 0, plan.command.memory << 20)  # a full disk is told here, not to QEMU by a signal
-        memory = replace(plan, command=plan.command._replace(ram=Ram(f"/proc/self/fd/{ram}", is_shared=True)))
+        drives = tuple(_lying_in(folder, drive, own) for drive in plan.drives)
+        command = plan.command._replace(ram=Ram(f"/proc/self/fd/{ram}", is_shared=True))
         nonce = channel.new_nonce()
-        machine = _qemu_start.boot(memory, nonce=nonce, handles=(ram, state))
+        machine = _qemu_start.boot(replace(plan, command=command, drives=drives), nonce=nonce, handles=(ram, state))
         try:
             machine.ask(lambda: _qemu_wait.ready(machine, plan.name, plan.rig))
             machine.ask(lambda: save(machine, state, ignore_shared=True))
         finally:
             machine.close()
         _qemu_template.describe(folder, nonce=nonce, **told(machine))
+
+
+def _lying_in(folder: Path, drive: Drive, own: ExitStack) -> Drive:
+    """The same disk, whose overlay is a file of the template."""
+    top = _created(folder / f"{drive.name}.disk", own)
+    os.write(top, qcow2.empty(drive.size))
+    return replace(drive, top=top)
 
 
 def told(machine: Machine) -> dict[str, Any]:

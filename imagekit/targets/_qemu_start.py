@@ -77,8 +77,8 @@ def launcher(made: Plan, *, handles: tuple[int, ...]) -> Callable[[Lines], "Pope
             plugs = [(stack.enter_context(wire.plug()).fileno(), wire.mac) for wire in made.rig.wires]
             wiring = Wiring(lines.monitor.fileno(), lines.console.fileno(), channel_line, tuple(plugs))
             ends = (*(line.fileno() for line in lines[:3]), *(handle for handle, _ in plugs))
-            argv = made.tools.argv(made.program, *made.command._replace(wiring=wiring).arguments)
-            return host.launch(argv, env=made.tools.env, pass_fds=(*handles, *ends),
+            argv = made.tools.argv(made.program, *replace(made, command=made.command._replace(wiring=wiring)).arguments)
+            return host.launch(argv, env=made.tools.env, pass_fds=(*handles, *made.handles, *ends),
                                stdin=DEVNULL, stdout=lines.words, stderr=STDOUT)  # fmt: skip
 
     return launch

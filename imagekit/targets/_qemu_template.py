@@ -14,7 +14,7 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from hashlib import sha256
@@ -40,6 +40,7 @@ class Template:
     notes: Mapping[str, Any]  # nonce, stages, console
     ram: int
     state: int
+    disks: Mapping[str, int]  # name -> descriptor of its overlay
 
 
 def impossible(plan: Plan) -> str:
@@ -65,14 +66,15 @@ def key(plan: Plan, agent: bytes) -> str:
     return sha256(repr(whole).encode()).hexdigest()
 
 
-def find(store: Store, name: str, held: ExitStack) -> Template | None:
+def find(store: Store, name: str, held: ExitStack, *, disks: Sequence[str] = ()) -> Template | None:
     """The template of that key, if there is one; raises RigProblem, and removes it, when it is damaged."""
     folder = store.folder(FOLDER) / name
     with ExitStack() as own:
         try:
             _lock(folder, fcntl.LOCK_SH, own)
             notes = json.loads((folder / NOTES).read_bytes())
-            found = Template(folder, notes, _open(folder / RAM, own), _open(folder / STATE, own))
+            own_disks = {disk: _open(folder / f"{disk}.disk", own) for disk in disks}
+            found = Template(folder, notes, _open(folder / RAM, own), _open(folder / STATE, own), own_disks)
         except FileNotFoundError:
             return None
         except ValueError:
@@ -115,11 +117,12 @@ def draft(store: Store, name: str) -> Iterator[Path]:
 
 def describe(folder: Path, **more: Any) -> None:
     """Write the notes of a draft whose other files are complete."""
-    ram, state = (folder / RAM).stat(), folder / STATE
+    ram, state, disks = (folder / RAM).stat(), folder / STATE, sorted(folder.glob("*.disk"))
     notes = {
         "boot": _boot_id(),
-        "ram": [ram.st_size, ram.st_mtime_ns],
+        "ram": _known_by(ram),
         "state": [state.stat().st_size, _digest(state)],
+        "disks": {path.stem: _known_by(path.stat()) for path in disks},
         **more,
     }
     (folder / NOTES).write_text(json.dumps(notes))
@@ -134,15 +137,18 @@ def sweep(templates: Path) -> None:
         else:
             with suppress(OSError):
                 kept.append((folder.stat().st_mtime, _size(folder), folder))
-    kept.sort()
-    while len(kept) >= MOST or sum(size for _, size, _ in kept) > MOST_BYTES * (1 - 1 / MOST):  # there is one to come
-        _remove_unheld(kept.pop(0)[2])
+    count, size = len(kept), sum(size for _, size, _ in kept)
+    for _, own, folder in sorted(kept):  # the oldest first; there is one to come
+        if (count >= MOST or size > MOST_BYTES * (1 - 1 / MOST)) and _remove_unheld(folder):
+            count, size = count - 1, size - own
 
 
-def _remove_unheld(folder: Path) -> None:
+def _remove_unheld(folder: Path) -> bool:
     with suppress(OSError), ExitStack() as own:
         _lock(folder, fcntl.LOCK_EX, own)
         remove(folder)
+        return True
+    return False
 
 
 def _lock(folder: Path, kind: int, own: ExitStack) -> None:
@@ -164,17 +170,25 @@ def _fault(found: Template) -> str:
     """What is not as it was when the template was made; memory is not read for that, as restoring it must be quick."""
     try:
         ram, (size, digest) = os.fstat(found.ram), found.notes["state"]
-        if [ram.st_size, ram.st_mtime_ns] != list(found.notes["ram"]):
+        if _known_by(ram) != list(found.notes["ram"]):
             return f"its memory was changed, or has {ram.st_size} bytes instead of {found.notes['ram'][0]}"
         if os.fstat(found.state).st_size != size or size > MAX_STATE:
             return f"its state has {os.fstat(found.state).st_size} bytes instead of {size}"
         if sha256(os.pread(found.state, size, 0)).hexdigest() != digest:
             return "its state has other bytes"
+        for name, handle in found.disks.items():
+            if _known_by(os.fstat(handle)) != list(found.notes["disks"][name]):
+                return f"its disk {name} was changed"
         if not {"nonce", "stages", "console"} <= set(found.notes):
             return f"{NOTES} is incomplete"
     except (KeyError, TypeError, ValueError) as error:
         return f"{NOTES} makes no sense: {error!r}"
     return ""
+
+
+def _known_by(status: os.stat_result) -> list[int]:
+    """What a file that is too large to be read again is known by."""
+    return [status.st_size, status.st_mtime_ns]
 
 
 def _digest(path: Path) -> str:
