@@ -279,8 +279,10 @@ def _listed(whole: Tree, packages: list[tuple[Pin, Package]]) -> list[dict[str, 
     return [dict(zip(("name", "version", "architecture", "sha256", "size"), row, strict=True)) for row in sorted(rows)]
 
 
-def _largest(whole: Tree) -> list[tuple[str, int]]:
-    return sorted(((path, entry.size) for path, entry in whole.items()), key=lambda row: (-row[1], row[0]))[:LARGEST]
+def _largest(whole: Tree) -> list[list[str | int]]:
+    """Lists, as they are once the manifest was written and read again: an artifact that is kept equals a new one."""
+    rows = sorted((-entry.size, path) for path, entry in whole.items())
+    return [[path, -size] for size, path in rows[:LARGEST]]
 
 
 def _place(

@@ -18,6 +18,7 @@ from test_kmod import module
 from imagekit import artifact, build, cli, definition, key
 from imagekit.errors import Problem
 from imagekit.stores.directory import open_store
+from imagekit.tree import Tree, file
 
 KEYS = Path(__file__).parents[1] / "fixtures" / "keys"
 DEFINITION = """
@@ -110,6 +111,11 @@ def test_one_command_writes_signed_artifacts(project):
     assert {p["role"]: p["sha256"] for p in manifest["parts"]}["kernel"] == sha256(b"MZ" * 50000).hexdigest()
     assert manifest["lock"] == build.read_lock(project / "tiny.py").digest
     assert manifest["largest"][0][0] == "/boot/kernel"
+
+
+def test_a_manifest_is_the_same_before_and_after_it_was_written():
+    largest = build._largest(Tree({"/a": file(b"1"), "/c": file(b"333"), "/b": file(b"333")}))
+    assert json.loads(json.dumps(largest)) == largest == [["/b", 3], ["/c", 3], ["/a", 1]]
 
 
 def test_the_tar_is_the_tree(project):
