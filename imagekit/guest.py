@@ -138,4 +138,5 @@ class Target:
     boots: bool  # whether a kernel and the services run; False where commands run in the tree alone
     modules: tuple[str, ...] = ()  # kernel modules that an image needs to live on it
     serial: str = ""  # the kernel's name of the console
+    resume: Callable[..., Guest] | None = None  # (folder of Guest.save, *, rig, store) -> Guest, as it was
     interact: Callable[..., int] | None = None  # (opened, *, rig, store) -> exit status: the console on this terminal

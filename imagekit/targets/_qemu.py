@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from imagekit.arch import ARCHES
@@ -62,6 +63,11 @@ def guest(target: str, lives: Lives) -> Guest:
     def measure() -> Boot:
         return _qemu_measure.measure(lives.plan.opened, rig=lives.plan.rig, store=lives.plan.store)
 
+    def save(folder: Path) -> None:
+        from imagekit.targets import _qemu_saved
+
+        _qemu_saved.saver(target, lives)(folder)
+
     return Guest(
         lives.plan.opened.artifact.arch,
         target,
@@ -76,6 +82,7 @@ def guest(target: str, lives: Lives) -> Guest:
         wait_ready=lives.wait_ready,
         power=lives.power,
         measure=measure,
+        save=save,
     )
 
 

@@ -84,6 +84,11 @@ class Agent:
         for known in dict.fromkeys((old, nonce)):  # it may have obeyed, and its answer may be late
             self.send(encode(Kind.RENEW, words, nonce=known))
 
+    @property
+    def nonce(self) -> str:
+        """The nonce that is in force."""
+        return self._nonce
+
     def has_renewed(self, nonce: str) -> bool:
         """Whether this nonce is the one in force."""
         return self._nonce == nonce and self.hello is not None

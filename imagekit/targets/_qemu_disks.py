@@ -43,6 +43,11 @@ class Drive:
     is_flash: bool = False  # firmware's memory, in no slot of its own
 
     @property
+    def lowest(self) -> Layer | None:
+        """The source's layer."""
+        return self.below[0] if self.source and self.below else None
+
+    @property
     def handles(self) -> tuple[int, ...]:
         """All descriptors that QEMU must inherit."""
         return (*(layer.handle for layer in self.below), self.top)

@@ -54,6 +54,11 @@ class Monitor:
         except (QMPError, OSError, EOFError) as error:
             raise RigProblem(f"QEMU does not do {command}: {error}") from error
 
+    async def give(self, handle: int, command: str, **arguments: Any) -> Any:
+        """Ask QEMU something that takes a descriptor, which travels along and stays ours too."""
+        self._client.send_fd_scm(handle)
+        return await self.execute(command, **arguments)
+
     async def human(self, line: str) -> str:
         """Give a command of the human monitor and return what it prints: nothing where all went well."""
         return str(await self.execute("human-monitor-command", **{"command-line": line})).strip()

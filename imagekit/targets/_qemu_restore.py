@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from imagekit.errors import RigProblem
 from imagekit.guest import GuestProblem, MachineProblem
 from imagekit.targets import _qemu_agent, _qemu_start, _qemu_template, _qemu_wait
 from imagekit.targets._machine import Machine
-from imagekit.targets._qemu_command import Ram
+from imagekit.targets._qemu_command import Command, Ram
 from imagekit.targets._qemu_disks import Drive, stacked
 from imagekit.targets._qemu_plan import DISKS, Plan
 from imagekit.targets._qemu_template import Template
@@ -90,7 +91,7 @@ def told(machine: Machine) -> dict[str, Any]:
     return {"stages": machine.progress.stages, "later": machine.progress.later, "console": console}
 
 
-def remember(machine: Machine, notes: Any) -> None:
+def remember(machine: Machine, notes: Mapping[str, Any]) -> None:
     """Have a machine know what the guest said before it was saved."""
     machine.progress.stages[:] = [(float(at), str(words)) for at, words in notes["stages"]]
     machine.progress.later[:] = [(float(at), str(words)) for at, words in notes["later"]]
@@ -98,12 +99,8 @@ def remember(machine: Machine, notes: Any) -> None:
 
 
 def _restore(plan: Plan, found: Template) -> Machine:
-    ram = Ram(f"/proc/self/fd/{found.ram}", is_shared=False)
-    command = plan.command._replace(kernel="", initrd="", cmdline="", ram=ram, is_incoming=True)
-    launch = _qemu_start.launcher(replace(plan, command=command), handles=(found.ram, found.state))
-    machine = Machine(launch, nonce=found.notes["nonce"], by_hand=plan.by_hand, rig=plan.rig)
-    remember(machine, found.notes)
-    machine.start()
+    command = plan.command._replace(ram=Ram(f"/proc/self/fd/{found.ram}", is_shared=False))
+    machine = incoming(plan, command, found.notes, handles=(found.ram, found.state))
     try:
         machine.ask(lambda: arrive(machine, found.state, ignore_shared=True))
     except BaseException:
@@ -112,13 +109,26 @@ def _restore(plan: Plan, found: Template) -> Machine:
     return machine
 
 
-async def save(machine: Machine, handle: int, *, ignore_shared: bool) -> None:
-    """Stop a machine and write its state to a descriptor that its QEMU has inherited; raises RigProblem if it fails."""
+def incoming(plan: Plan, command: Command, notes: Mapping[str, Any], *, handles: tuple[int, ...]) -> Machine:
+    """A machine that waits for its state, and knows what its guest has said."""
+    command = command._replace(kernel="", initrd="", cmdline="", is_incoming=True)
+    launch = _qemu_start.launcher(replace(plan, command=command), handles=handles)
+    machine = Machine(launch, nonce=notes["nonce"], by_hand=plan.by_hand, rig=plan.rig)
+    remember(machine, notes)
+    machine.start()
+    return machine
+
+
+async def save(machine: Machine, handle: int, *, ignore_shared: bool, is_inherited: bool = True) -> None:
+    """Stop a machine and write its state to a file; raises RigProblem when that fails.
+
+    A descriptor that QEMU has not inherited is sent to it.
+    """
     await _allow(machine, ignore_shared)
     await machine.monitor.execute("stop")
-    await machine.monitor.execute("migrate", uri=_uri(machine, handle))
-    while (how := await machine.monitor.execute("query-migrate")).get("status") not in ("completed", "failed"):
-        await asyncio.sleep(LOOK_AGAIN)
+    uri = _uri(machine, handle) if is_inherited else await _sent(machine, handle)
+    await machine.monitor.execute("migrate", uri=uri)
+    how = await machine.within(MOVING, _moved(machine))
     if how["status"] == "failed":
         raise RigProblem(f"QEMU cannot write the machine's state: {how.get('error-desc', 'it does not say why')}")
 
@@ -135,7 +145,14 @@ async def arrive(machine: Machine, handle: int, *, ignore_shared: bool) -> None:
         await machine.until(bool, 1.0)  # for QEMU's last words
         words = machine.ending.words if machine.ending else str(problem)
         raise MachineProblem(f"QEMU does not go on with the state: {words}") from problem
-    await _qemu_agent.renew(machine, channel.new_nonce())
+    if machine.rig.channel:
+        await _qemu_agent.renew(machine, channel.new_nonce())
+
+
+async def _moved(machine: Machine) -> dict[str, Any]:
+    while (how := await machine.monitor.execute("query-migrate")).get("status") not in ("completed", "failed"):
+        await asyncio.sleep(LOOK_AGAIN)
+    return dict(how)
 
 
 async def _loaded(machine: Machine) -> None:
@@ -149,9 +166,22 @@ async def _allow(machine: Machine, ignore_shared: bool) -> None:
 
 
 def _uri(machine: Machine, handle: int) -> str:
-    """`fd:` serves files up to QEMU 9.0, `file:` from 8.2 on (docs/about/deprecated.rst)."""
+    """`fd:` is for files up to QEMU 9.0, `file:` from 8.2 on (docs/about/deprecated.rst)."""
+    return f"file:/proc/self/fd/{handle}" if _knows_files(machine) else f"fd:{handle}"
+
+
+async def _sent(machine: Machine, handle: int) -> str:
+    """The address of a file whose descriptor QEMU is given now."""
+    if _knows_files(machine):
+        answer = await machine.monitor.give(handle, "add-fd")
+        return f"file:/dev/fdset/{answer['fdset-id']}"
+    await machine.monitor.give(handle, "getfd", fdname="state")
+    return "fd:state"
+
+
+def _knows_files(machine: Machine) -> bool:
     major = machine.version.partition(".")[0]
-    return f"file:/proc/self/fd/{handle}" if major.isdigit() and int(major) >= 9 else f"fd:{handle}"
+    return major.isdigit() and int(major) >= 9
 
 
 def _created(path: Path, own: ExitStack) -> int:

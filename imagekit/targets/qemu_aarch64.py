@@ -1,5 +1,7 @@
 """aarch64 in QEMU: the virt machine, emulated or by KVM."""
 
+from pathlib import Path
+
 from imagekit.artifact import Opened
 from imagekit.guest import Guest, Rig, Target
 from imagekit.store import Store
@@ -10,6 +12,13 @@ def start(opened: Opened, *, rig: Rig, store: Store) -> Guest:
     from imagekit.targets import _qemu  # QEMU's protocol takes longer to load than a build with nothing to do
 
     return _qemu.start("qemu_aarch64", opened, rig=rig, store=store)
+
+
+def resume(folder: Path, *, rig: Rig, store: Store) -> Guest:
+    """A guest as it was when `Guest.save` froze it into a folder."""
+    from imagekit.targets import _qemu_saved
+
+    return _qemu_saved.resume(folder, rig=rig, store=store)
 
 
 def interact(opened: Opened, *, rig: Rig, store: Store) -> int:
@@ -27,4 +36,5 @@ TARGET = Target(
     modules=("virtio_pci", "virtio_net"),
     serial="ttyAMA0",
     interact=interact,
+    resume=resume,
 )
