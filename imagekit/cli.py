@@ -114,6 +114,7 @@ def build(asked: "Namespace") -> int:
 def boot(asked: "Namespace") -> int:
     """Boot an image (or a written artifact) with its console on this terminal."""
     from imagekit import plugs
+    from imagekit.errors import Problem
     from imagekit.guest import Rig
 
     store, key = _store(), _key(asked)[0]
@@ -125,8 +126,16 @@ def boot(asked: "Namespace") -> int:
     )
     rig = Rig(tools=_option(asked, "tools", "auto"), memory=asked.memory, accelerator=_option(asked, "accel", "auto"),
               say=_say, cmdline=asked.append)  # fmt: skip
+    target = plugs.load("targets", name)
     with made.opened(key) as opened:
-        return int(plugs.load("targets", name).interact(opened, rig=rig, store=store))
+        if asked.chart:
+            if not target.measure:
+                raise Problem(f"{name} has no instruction clock", "--target names another machine")
+            measured = target.measure(opened, rig=rig, store=store)
+            _quiet()
+            print("\n".join(measured.chart()))
+            return 0
+        return int(target.interact(opened, rig=rig, store=store))
 
 
 def run(asked: "Namespace") -> int:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:  # at run time when a fixture is first asked for: this file is loaded in every run of pytest
     from imagekit.artifact import Artifact
+    from imagekit.baseline import Recorded
     from imagekit.bench import Bench
     from imagekit.guest import Guest, Rig
     from imagekit.image import Image
@@ -26,6 +27,7 @@ if TYPE_CHECKING:  # at run time when a fixture is first asked for: this file is
 SCOPES: dict[str, Literal["session", "module"]] = {
     **dict.fromkeys(("key", "store"), "session"),
     **dict.fromkeys(("image", "lock", "arch", "tree", "artifact", "rebuilt", "sandbox", "guest", "rig"), "module"),
+    "recorded": "module",
     "topology": "module",
 }
 
@@ -128,6 +130,18 @@ def guest(
         place = request.path, artifact.arch, artifact.format, _imagekit_target
         _imagekit.facts[place] = report.of_guest(started, image)
         yield started
+
+
+def recorded(
+    request: Any, guest: Guest, artifact: Artifact, _imagekit_target: str, store: Store, _imagekit: Bench
+) -> Recorded:
+    """How the image booted when it was last put on record; with --update-baseline, how it boots now."""
+    from imagekit import baseline
+
+    place = f"{artifact.arch} {artifact.format} {_imagekit_target}"
+    if _imagekit.option("update-baseline", None):
+        return baseline.record(request.path, place, guest.boot, locks=store.folder("locks"))
+    return baseline.recorded(request.path, place)
 
 
 def sandbox(artifact: Artifact, _imagekit_sandbox: str, key: Key, rig: Rig, store: Store) -> Iterator[Guest]:

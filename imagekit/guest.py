@@ -139,4 +139,5 @@ class Target:
     modules: tuple[str, ...] = ()  # kernel modules that an image needs to live on it
     serial: str = ""  # the kernel's name of the console
     resume: Callable[..., Guest] | None = None  # (folder of Guest.save, *, rig, store) -> Guest, as it was
+    measure: Callable[..., Boot] | None = None  # (opened, *, rig, store): its boot by the instruction clock
     interact: Callable[..., int] | None = None  # (opened, *, rig, store) -> exit status: the console on this terminal

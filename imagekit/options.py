@@ -7,7 +7,7 @@ from typing import Any
 
 from imagekit.errors import Problem, unknown
 
-KNOWN = ("arch", "format", "target", "tools", "key", "mirror", "keyring", "image-report", "accel")
+KNOWN = ("arch", "format", "target", "tools", "key", "mirror", "keyring", "image-report", "accel", "update-baseline")
 
 
 def lookup(name: str, given: Any = None, *, folder: Path | None = None, default: Any = None) -> Any:

@@ -17,6 +17,10 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 
         bench = item.config.stash[BENCH]
         item.user_properties += report.told(image.name, (item.path, *point(item)), bench.facts, bench.told)
+    if call.when == "call" and (guest := getattr(item, "funcargs", {}).get("guest")):
+        from imagekit import report
+
+        item.user_properties += report.booted(guest.facts)
     if call.excinfo and not isinstance(call.excinfo.value, pytest.skip.Exception):
         console = getattr(getattr(item, "funcargs", {}).get("guest"), "console", None)
         if console and call.when:

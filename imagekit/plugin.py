@@ -47,6 +47,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         add(name, action="append", metavar="NAME", help=shown)
     add("tools", choices=("auto", "host", "tree"), help="where QEMU and its like come from (default: auto)")
     add("key", metavar="FILE", help="sign and verify with this key")
+    add("update-baseline", action="store_const", const="yes", help="put how images boot on record, beside them")
     add("image-report", metavar="FILE", help="write what was measured as JSON lines")
 
 
@@ -113,4 +114,4 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         Path(path).write_text(report.json_lines(rows), encoding="utf-8")
     if rows:
         terminalreporter.section("images")
-        terminalreporter.write("\n".join([*report.table(rows), *report.notes(rows), ""]))
+        terminalreporter.write("\n".join([*report.table(rows), *report.notes(rows), *report.charts(rows), ""]))

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from imagekit.boot import CLOCKS, parse
+
 if TYPE_CHECKING:  # only their names: the end of every run of pytest asks whether there is anything to report
     from imagekit.artifact import Artifact
     from imagekit.guest import Guest
@@ -20,6 +22,7 @@ if TYPE_CHECKING:  # only their names: the end of every run of pytest asks wheth
 PREFIX = "imagekit."
 POINT = ("image", "arch", "format", "target")
 OUTCOMES = ("failed", "error", "passed", "skipped", "xfailed", "xpassed")  # in the order that they are told
+BOOT = PREFIX + "boot"  # a property of JSON: see boot.py
 DETAILS = "details"  # a property of JSON: what is too long for a property of its own
 
 Property = tuple[str, object]
@@ -65,6 +68,14 @@ def told(image: str, place: Place, facts: dict[Place, dict[str, Any]], already: 
     return [*found, (PREFIX + DETAILS, json.dumps(long, default=str))] if long else found
 
 
+def booted(facts: dict[str, Any]) -> list[Property]:
+    """How a guest booted by the instruction clock, if a test asked for it: with the report of the first that did."""
+    if "boot" not in facts or facts.get("boot told"):
+        return []
+    facts["boot told"] = True
+    return [(BOOT, json.dumps(facts["boot"].plain()))]
+
+
 def rows(outcomes: Mapping[str, Iterable[Any]]) -> list[Row]:
     """One row per machine, from pytest's reports by outcome; those of other tests are passed by."""
     found: dict[tuple[str, ...], Row] = {}
@@ -79,6 +90,8 @@ def rows(outcomes: Mapping[str, Iterable[Any]]) -> list[Row]:
 
 def _add(found: dict[tuple[str, ...], Row], test: str, outcome: str, facts: dict[str, Any]) -> None:
     point = tuple(str(facts.pop(name, "")) for name in POINT)
+    if "boot" in facts:
+        facts["boot"] = json.loads(str(facts["boot"]))
     row = found.setdefault(point, Row(point))
     row.facts |= json.loads(str(facts.pop(DETAILS, "{}"))) | facts
     row.results[outcome] = row.results.get(outcome, 0) + 1
@@ -103,11 +116,24 @@ def table(rows: Iterable[Row]) -> list[str]:
     return columns([head, *body]) if body else []
 
 
-def notes(rows: Iterable[Row]) -> list[str]:
-    """What was emulated and why: a boot time means little without it."""
+def charts(rows: Iterable[Row]) -> list[str]:
+    """The boots that took longer than their budgets allow, stage by stage."""
+    lines = []
+    for row in rows:
+        budget = row.facts.get("boot_budget_seconds")
+        if "boot" in row.facts and budget is not None and row.facts["boot"]["seconds"] > budget:
+            lines += ["", " ".join(row.point), *parse(row.facts["boot"]).chart()]
+    return lines
+
+
+def notes(rows: Sequence[Row]) -> list[str]:
+    """Which clocks the boots were measured by, what was emulated and why: a boot time means little without it."""
+    clocks = dict.fromkeys(row.facts["boot"]["clock"] for row in rows if "boot" in row.facts)
+    by_itself = any("boot_seconds" in row.facts and "boot" not in row.facts for row in rows)
+    lines = [f"boot: {CLOCKS[name]}" for name in clocks] + ["boot ~: " + CLOCKS["guest"]] * by_itself
     said = {row.point[3]: row.facts for row in rows if "accelerator" in row.facts}
     words = {name: (facts["accelerator"], facts.get("accelerator_why")) for name, facts in sorted(said.items())}
-    return [f"{name}: {', '.join(filter(None, both))}" for name, both in words.items()]
+    return lines + [f"{name}: {', '.join(filter(None, both))}" for name, both in words.items()]
 
 
 def result(row: Row) -> str:
@@ -128,7 +154,11 @@ def _size(facts: Mapping[str, Any]) -> str:
 
 
 def _boot(facts: Mapping[str, Any]) -> str:
-    return _against(facts.get("boot_seconds"), facts.get("boot_budget_seconds"), lambda seconds: f"{seconds:.2f} s")
+    """Virtual seconds against the budget where a test had the boot measured; else what the guest's own clock said."""
+    if "boot" in facts:
+        return _against(facts["boot"]["seconds"], facts.get("boot_budget_seconds"), lambda seconds: f"{seconds:.3f} s")
+    seconds = facts.get("boot_seconds")
+    return "" if seconds is None else f"~{seconds:.2f} s"
 
 
 def _against(value: float | None, budget: float | None, text: Any) -> str:

@@ -94,6 +94,7 @@ def _define_boot(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("path", type=Path, metavar="PATH", help="a definition, or an artifact's manifest")
     _arches(verb, one=True)
     _plug(verb, "--target", "targets", "machine", action="store")
+    verb.add_argument("--chart", action="store_true", help="measure the boot by the instruction clock and draw it")
     verb.add_argument("--memory", type=int, default=256, metavar="MIB", help="default: 256")
     verb.add_argument("--append", default="", metavar="WORDS", help="kernel arguments for this boot only")
     verb.add_argument("--tools", choices=("auto", "host", "tree"), help="where QEMU comes from")
@@ -132,7 +133,10 @@ def _define_doctor(verb: argparse.ArgumentParser) -> None:
 DEFINITIONS: Mapping[str, tuple[Callable[[argparse.ArgumentParser], None], tuple[str, ...]]] = {
     "lock": (_define_lock, ("lock images/", "lock --check images/web.py")),
     "build": (_define_build, ("build images/web.py --arch aarch64 --format kernel_initrd -o out",)),
-    "boot": (_define_boot, ("boot images/shell.py", "boot out/web_1_aarch64.kernel_initrd.manifest.json")),
+    "boot": (
+        _define_boot,
+        ("boot images/shell.py", "boot --chart images/web.py", "boot out/web_1_aarch64.kernel_initrd.manifest.json"),
+    ),
     "run": (_define_run, ("run images/web.py -- /usr/sbin/nginx -V",)),
     "inspect": (_define_inspect, ("inspect images/web.py --tree", "inspect out/web_1_aarch64.initrd")),
     "verify": (_define_verify, ("verify out/web_1_aarch64.initrd --key imagekit.pub",)),

@@ -5,11 +5,14 @@ from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
+from unittest import SkipTest
 
 import pytest
 
 from imagekit import artifact, key
 from imagekit.artifact import Artifact
+from imagekit.baseline import Recorded
+from imagekit.boot import Boot
 from imagekit.checks import boot, contents, network, services, signature, size, standard
 from imagekit.errors import Problem
 from imagekit.guest import Console, Finished, Guest
@@ -171,17 +174,48 @@ def test_sizes_are_for_people(count: int, words: str) -> None:
     assert size.text(count) == words
 
 
-BOOTED = guest(boot_seconds=2.5, stages=[(0.5, "early"), (0.75, "modules"), (2.5, "ready")])
+def boot_of(service: float, *, first: float = 0.75, **fields: Any) -> Boot:
+    """A boot whose one service takes so many seconds."""
+    stages = ((0.5, "early"), (first, "modules"), (first, "service start db"), (first + service, "service ready db"),
+              (first + service, "ready"))  # fmt: skip
+    return Boot(stages, "instructions", **fields)
 
 
-def test_the_stages_of_a_boot_are_shown_with_their_cost() -> None:
+BOOTED = guest(boot=boot_of(1.75))
+NOWHERE = Recorded("x86_64 paper toy", Path("toy.baseline.json"), None)
+
+
+def test_the_stages_of_a_boot_are_shown_with_what_ready_waited_for() -> None:
     assert boot.seconds(BOOTED) == 2.5
-    assert boot.breakdown(BOOTED).splitlines() == [
-        "booted in 2.500 s of the guest's clock:",
-        "     0.500 s  +0.500  early",
-        "     0.750 s  +0.250  modules",
-        "     2.500 s  +1.750  ready",
-    ]
+    lines = boot.breakdown(BOOTED).splitlines()
+    assert lines[0] == "booted in 2.500 s (virtual seconds of 500 million instructions each)"
+    assert [line.split()[0] for line in lines[1:4]] == ["kernel", "modules", "init"]
+    assert lines[-1] == "critical path: kernel 0.500 s, modules 0.250 s, service db 1.750 s"
+
+
+def test_a_slower_boot_is_told_with_the_stages_that_grew() -> None:
+    before = replace(NOWHERE, boot=boot_of(1.7))
+    assert before.slower(BOOTED.boot) == pytest.approx(0.05 / 2.45)
+    lines = boot.breakdown(BOOTED, IMAGE, before).splitlines()
+    assert lines[-2:] == ["recorded: 2.450 s; +0.050 s (+2.04%):", "    +0.050 s  service db"]
+    with pytest.raises(AssertionError, match=r"\+0\.050 s  service db"):
+        standard.test_boots_as_recorded(IMAGE, BOOTED, before)
+    standard.test_boots_as_recorded(IMAGE, BOOTED, replace(NOWHERE, boot=boot_of(1.74)))  # 0.4 %: no news
+    standard.test_boots_as_recorded(IMAGE, BOOTED, replace(NOWHERE, boot=boot_of(9.0)))
+
+
+@pytest.mark.parametrize(
+    ("record", "words"),
+    [
+        (NOWHERE, "has nothing on x86_64 paper toy: record it with --update-baseline"),
+        (replace(NOWHERE, boot=boot_of(1, about={"qemu": "9"})), r"another machine \(qemu 9, not None\)"),
+        (replace(NOWHERE, boot=replace(boot_of(1), clock="guest")), "its clock is guest, not instructions"),
+    ],
+)
+def test_a_record_of_something_else_judges_nothing_and_says_so(record: Recorded, words: str) -> None:
+    with pytest.raises(SkipTest, match=words):
+        standard.test_boots_as_recorded(IMAGE, BOOTED, record)
+    assert re.search(words, boot.breakdown(BOOTED, IMAGE, record))
 
 
 def test_a_refusal_says_why(tmp_path: Path) -> None:
@@ -213,7 +247,7 @@ def test_the_standard_tests_pass_where_all_is_well(tmp_path: Path) -> None:
     standard.test_within_size_budget(IMAGE, good)
     standard.test_is_signed(good, KEY)
     standard.test_rebuilds_identically(good, made(tmp_path / "b"))
-    standard.test_boots_within_budget(IMAGE, BOOTED)
+    standard.test_boots_within_budget(IMAGE, BOOTED, NOWHERE)
     standard.test_nothing_failed(eventful("ready"))
 
 
@@ -221,8 +255,8 @@ def test_the_standard_tests_fail_where_it_is_not(tmp_path: Path) -> None:
     good, tight = made(tmp_path / "a"), replace(IMAGE, budget=Budget(size=5, boot=2.4))
     with pytest.raises(AssertionError, match="largest packages, uncompressed"):
         standard.test_within_size_budget(tight, good)
-    with pytest.raises(AssertionError, match=r"\+1\.750  ready"):
-        standard.test_boots_within_budget(tight, BOOTED)
+    with pytest.raises(AssertionError, match=r"service db +\|.*\+1\.750 s"):
+        standard.test_boots_within_budget(tight, BOOTED, NOWHERE)
     with pytest.raises(AssertionError, match="signed by key"):
         standard.test_is_signed(good, key.new())
     with pytest.raises(AssertionError, match="initrd"):
@@ -234,7 +268,7 @@ def test_the_standard_tests_fail_where_it_is_not(tmp_path: Path) -> None:
 @pytest.mark.parametrize("test", [standard.test_within_size_budget, standard.test_boots_within_budget])
 def test_a_budget_that_is_not_there_is_not_kept(tmp_path: Path, test: Any) -> None:
     with pytest.raises(AssertionError, match=r"image 'toy' has no budget for its (size|boot): give it one"):
-        test(Image("toy"), made(tmp_path) if "size" in test.__name__ else BOOTED)
+        test(Image("toy"), *([made(tmp_path)] if "size" in test.__name__ else [BOOTED, NOWHERE]))
 
 
 def test_a_star_import_brings_the_tests_alone() -> None:

@@ -110,7 +110,7 @@ def test_standard_checks_can_be_imported(project: pytest.Pytester) -> None:
     project.runpytest_inprocess("images").assert_outcomes(passed=8)
     write(project, "images/toy.py", TOY.replace("1 KiB", "1 B") + "from imagekit.checks.standard import *\n")
     result = project.runpytest_inprocess("images", "-k", "budget")
-    result.assert_outcomes(failed=4, passed=2, deselected=10)
+    result.assert_outcomes(failed=4, passed=2, deselected=12)
     result.stdout.fnmatch_lines(["*largest packages*", "*600 B  toy 1", "*6 B  /etc/motd"])
 
 
@@ -154,17 +154,17 @@ def test_a_defect_keeps_its_frames(project: pytest.Pytester) -> None:
 
 
 TABLE = [
-    "image  arch     format  target       size              boot              result",
-    "toy                                                                      1 passed",
-    "toy    aarch64                                                           1 passed",
-    "toy    aarch64  paper                600 B of 1.0 KiB                    1 passed",
-    "toy    aarch64  paper   toy_aarch64  600 B of 1.0 KiB  1.50 s of 2.00 s  2 passed",
-    "toy    aarch64  sketch               600 B of 1.0 KiB                    1 passed",
-    "toy    x86_64                                                            1 passed",
-    "toy    x86_64   paper                600 B of 1.0 KiB                    1 passed",
-    "toy    x86_64   paper   toy_x86_64   600 B of 1.0 KiB  1.50 s of 2.00 s  2 passed",
-    "toy    x86_64   sketch               600 B of 1.0 KiB                    1 passed",
-    "toy    x86_64   sketch  pretend      600 B of 1.0 KiB                    1 passed",
+    "image  arch     format  target       size              boot                result",
+    "toy                                                                        1 passed",
+    "toy    aarch64                                                             1 passed",
+    "toy    aarch64  paper                600 B of 1.0 KiB                      1 passed",
+    "toy    aarch64  paper   toy_aarch64  600 B of 1.0 KiB  1.500 s of 2.000 s  2 passed",
+    "toy    aarch64  sketch               600 B of 1.0 KiB                      1 passed",
+    "toy    x86_64                                                              1 passed",
+    "toy    x86_64   paper                600 B of 1.0 KiB                      1 passed",
+    "toy    x86_64   paper   toy_x86_64   600 B of 1.0 KiB  1.500 s of 2.000 s  2 passed",
+    "toy    x86_64   sketch               600 B of 1.0 KiB                      1 passed",
+    "toy    x86_64   sketch  pretend      600 B of 1.0 KiB                      1 passed",
 ]
 
 
@@ -178,7 +178,8 @@ def test_the_report_is_the_same_from_one_process_and_from_many(
     result.assert_outcomes(passed=12)
     start = result.outlines.index(TABLE[0])
     assert result.outlines[start : start + len(TABLE)] == TABLE
-    assert result.outlines[start + len(TABLE)].startswith("toy_aarch64: toy")
+    assert result.outlines[start + len(TABLE)] == "boot: virtual seconds of 500 million instructions each"
+    assert result.outlines[start + len(TABLE) + 1].startswith("toy_aarch64: toy")
     rows = [json.loads(line) for line in (project.path / "r.jsonl").read_text().splitlines()]
     assert len(rows) == len(TABLE) - 1
     booted = next(row for row in rows if row["target"] == "toy_x86_64")
@@ -187,6 +188,7 @@ def test_the_report_is_the_same_from_one_process_and_from_many(
     assert (booted["size_bytes"], booted["size_budget_bytes"], booted["boot_seconds"]) == (600, 1024, 1.5)
     found = {p.get("name"): p.get("value") for p in ElementTree.parse(project.path / "j.xml").iter("property")}
     assert found["imagekit.boot_seconds"] == "1.5"
+    assert json.loads(found["imagekit.boot"])["seconds"] == booted["boot"]["seconds"] == 1.5
 
 
 def test_a_failure_stands_in_the_table_and_the_report(project: pytest.Pytester) -> None:

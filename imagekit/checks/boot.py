@@ -1,17 +1,27 @@
-"""The boot: how long it took by the guest's own clock, and with what."""
+"""The boot: how long it took by the instruction clock, which is the same on any host, and where the time went."""
 
+from imagekit.baseline import Recorded
 from imagekit.guest import Guest
+from imagekit.image import Image
+
+SHOWN = 10  # differences to the recorded boot
 
 
 def seconds(guest: Guest) -> float:
-    """From the kernel's start until everything was ready, by the guest's own clock."""
-    return float(guest.facts["boot_seconds"])
+    """From the kernel's start until everything was ready, in virtual seconds: `assert seconds(guest) < 3`."""
+    return guest.boot.seconds
 
 
-def breakdown(guest: Guest) -> str:
-    """The stages of the boot, each with the time that led to it: what a test says when it was too slow."""
-    lines, last = [f"booted in {seconds(guest):.3f} s of the guest's clock:"], 0.0
-    for at, words in guest.facts["stages"]:
-        lines.append(f"  {at:8.3f} s  +{at - last:.3f}  {words}")
-        last = at
-    return "\n".join(lines)
+def breakdown(guest: Guest, image: Image | None = None, recorded: Recorded | None = None) -> str:
+    """The stages of a boot, what `ready` waited for, and what changed since it was recorded."""
+    after = {service.name: service.after for service in image.services} if image else None
+    path = guest.boot.critical_path(after)
+    lines = [*guest.boot.chart(), "critical path: " + ", ".join(f"{s.name} {s.seconds:.3f} s" for s in path)]
+    if recorded is None:
+        return "\n".join(lines)
+    if why := recorded.unusable(guest.boot):
+        return "\n".join([*lines, why])
+    assert recorded.boot is not None
+    by = guest.boot.seconds - recorded.boot.seconds
+    lines.append(f"recorded: {recorded.boot.seconds:.3f} s; {by:+.3f} s ({by / recorded.boot.seconds:+.2%}):")
+    return "\n".join([*lines, *(guest.boot.growth(recorded.boot)[:SHOWN] or ["  no stage differs"])])

@@ -1,12 +1,16 @@
 """Tests that every image should pass, ready to import: `from imagekit.checks.standard import *`."""
 
+from unittest import SkipTest
+
 from imagekit.artifact import Artifact
+from imagekit.baseline import Recorded
 from imagekit.checks import boot, contents, services, signature, size
 from imagekit.guest import Guest
 from imagekit.image import Image
 from imagekit.key import Key
 
 __all__ = (
+    "test_boots_as_recorded",
     "test_boots_within_budget",
     "test_is_signed",
     "test_nothing_failed",
@@ -34,11 +38,18 @@ def test_rebuilds_identically(artifact: Artifact, rebuilt: Artifact) -> None:
     assert rebuilt.digest == artifact.digest
 
 
-def test_boots_within_budget(image: Image, guest: Guest) -> None:
-    """The guest is ready as fast as its image promises; else the stages of its boot are shown."""
+def test_boots_within_budget(image: Image, guest: Guest, recorded: Recorded) -> None:
+    """The guest is ready as fast as its image promises, by the instruction clock; else its stages are shown."""
     budget = image.budget.boot_seconds
     assert budget is not None, NO_BUDGET.format(image.name, "boot")
-    assert boot.seconds(guest) <= budget, boot.breakdown(guest)
+    assert boot.seconds(guest) <= budget, boot.breakdown(guest, image, recorded)
+
+
+def test_boots_as_recorded(image: Image, guest: Guest, recorded: Recorded) -> None:
+    """The guest boots no slower than is on record, by the instruction clock; else the stages that grew are shown."""
+    if why := recorded.unusable(guest.boot):
+        raise SkipTest(why)
+    assert recorded.slower(guest.boot) == 0.0, boot.breakdown(guest, image, recorded)
 
 
 def test_nothing_failed(guest: Guest) -> None:

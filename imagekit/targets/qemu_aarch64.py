@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from imagekit.artifact import Opened
+from imagekit.boot import Boot
 from imagekit.guest import Guest, Rig, Target
 from imagekit.store import Store
 
@@ -21,6 +22,13 @@ def resume(folder: Path, *, rig: Rig, store: Store) -> Guest:
     return _qemu_saved.resume(folder, rig=rig, store=store)
 
 
+def measure(opened: Opened, *, rig: Rig, store: Store) -> Boot:
+    """How an opened artifact boots by the instruction clock."""
+    from imagekit.targets import _qemu_measure
+
+    return _qemu_measure.measure(opened, rig=rig, store=store)
+
+
 def interact(opened: Opened, *, rig: Rig, store: Store) -> int:
     """Boot an opened artifact with its console on this terminal; the exit status."""
     from imagekit.targets import _qemu_terminal
@@ -35,6 +43,7 @@ TARGET = Target(
     boots=True,
     modules=("virtio_pci", "virtio_net"),
     serial="ttyAMA0",
+    measure=measure,
     interact=interact,
     resume=resume,
 )
