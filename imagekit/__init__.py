@@ -9,6 +9,7 @@ looked up when first used, so that `import imagekit` costs nothing.
 TYPE_CHECKING = False  # typing's own would cost a third of the CLI's start
 
 if TYPE_CHECKING:
+    from imagekit.errors import GuestProblem as GuestProblem
     from imagekit.errors import Problem as Problem
     from imagekit.image import DOCS as DOCS
     from imagekit.image import Budget as Budget
@@ -37,6 +38,7 @@ __all__ = (  # noqa: RUF022 - most to least important, not sorted
     "DOCS",
     "Node",
     "Problem",
+    "GuestProblem",
 )
 __version__ = "0.1.0"
 
@@ -44,10 +46,10 @@ __version__ = "0.1.0"
 def __getattr__(name: str) -> object:
     if name not in __all__:
         raise AttributeError(f"module 'imagekit' has no attribute {name!r}; it has {', '.join(__all__)}")
-    if name == "Problem":
-        from imagekit.errors import Problem
+    from imagekit import errors
 
-        return Problem
+    if hasattr(errors, name):  # without loading the rest
+        return getattr(errors, name)
     from imagekit import image, rig
 
     return getattr(rig if name == "Node" else image, name)

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from imagekit import fixtures
 from imagekit.bench import DIMENSIONS, option, told
 
 PARAMS = ("_imagekit_arch", "_imagekit_format", "_imagekit_target", "_imagekit_sandbox")  # what the matrix fills in
@@ -20,6 +21,8 @@ class Definition(pytest.Module):
         with told(self.CollectError):
             module = definition.load_module(self.path, loader=hook if hasattr(hook, "exec_module") else None)
         self.config.pluginmanager.consider_module(module)
+        if self.config.pluginmanager.hasplugin("pytest11.testinfra") and not hasattr(module, "host"):
+            vars(module)["host"] = pytest.fixture(scope="module", name="host")(fixtures.host)  # hides testinfra's own
         return module
 
 

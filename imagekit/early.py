@@ -63,9 +63,9 @@ APPLETS = {  # what an interactive shell needs, of those that Debian's busybox-s
     "/usr/bin": (
         "[ awk base64 basename cat chgrp chmod chown clear cmp cp cut date dd df diff dirname dmesg du echo egrep env "
         "expr false fgrep find free grep gunzip gzip head hexdump hostname id kill killall less ln ls md5sum mkdir "
-        "mkfifo mktemp more mount mv nc nproc nslookup od pidof ping printf ps pwd readlink realpath reset rm rmdir "
-        "sed seq setsid sh sha256sum sleep sort stat strings stty sync tail tar tee telnet test time timeout top touch "
-        "tr true tty umount uname uniq unlink uptime usleep vi watch wc wget which whoami xargs xxd yes zcat"
+        "mkfifo mktemp more mount mv nc netstat nproc nslookup od pidof ping printf ps pwd readlink realpath reset rm "
+        "rmdir sed seq setsid sh sha256sum sleep sort stat strings stty sync tail tar tee telnet test time timeout top "
+        "touch tr true tty umount uname uniq unlink uptime usleep vi watch wc wget which whoami xargs xxd yes zcat"
     ),
     "/usr/sbin": (
         "arp chroot fdisk getty ifconfig insmod ip losetup lsmod mknod pivot_root rmmod route sulogin switch_root "

@@ -177,6 +177,13 @@ def topology(
         yield start
 
 
+def host(guest: Guest) -> Any:
+    """testinfra's own noun over the guest: `host.service("nginx").is_running`; where pytest-testinfra is installed."""
+    from imagekit import testinfra
+
+    return testinfra.host(guest)
+
+
 def rig(_imagekit: Bench) -> Rig:
     """How machines are started: where their tools come from, the accelerator, the memory."""
     from imagekit.guest import Rig

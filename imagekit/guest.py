@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
-from imagekit import health
+from imagekit import health, ssh
 from imagekit.boot import Boot, Stage
 from imagekit.console import Console as Console
 from imagekit.console import escape as escape
@@ -19,6 +19,10 @@ from imagekit.health import ServiceState as ServiceState
 from imagekit.http import Http
 from imagekit.patience import Stopwatch, wall_watch
 from imagekit.rig import Rig as Rig
+from imagekit.ssh import Ssh
+
+SHOW_HOST_KEYS = """cat /etc/ssh/ssh_host_*_key.pub
+for key in /etc/dropbear/dropbear_*_host_key; do dropbearkey -y -f $key; done"""
 
 
 @dataclass(frozen=True)
@@ -120,6 +124,22 @@ class Guest:
     def tcp(self, port: int) -> Any:
         """A connected socket to a port of the guest; raises GuestProblem when nobody listens there."""
         return self.connect(port)
+
+    def ssh(self, *, key: Any, user: str = "root", port: int = 22, host_key: str = "") -> Ssh:
+        """Log in over the guest's own ssh server; `key` is a private key, or where one lies.
+
+        The server must have one of its host keys: `host_key` ("ssh-ed25519 AAAA..."), else the ones that the agent
+        finds in the guest. None is ever accepted unseen.
+        """
+        trusted = ssh.host_keys(host_key or self._read_host_keys())
+        if not trusted:
+            what = f"{host_key!r} is no public key" if host_key else "the guest has no ssh host key"
+            raise GuestProblem(f"ssh: {what}", 'host_key="ssh-ed25519 AAAA..." names the one that it must have')
+        return ssh.connect(self.connect(port), trusted, user=user, key=key, finished=Finished)
+
+    def _read_host_keys(self) -> str:
+        """Public keys of OpenSSH and of dropbear, which keeps no file of them."""
+        return self.run(["/bin/sh", "-c", SHOW_HOST_KEYS]).stdout.decode("ascii", "replace")
 
     def __enter__(self) -> "Guest":
         return self

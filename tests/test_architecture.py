@@ -22,7 +22,9 @@ WRAPPED = {  # each heavy dependency is known to these files alone
     "xdist": ("scheduler",),
     "qemu": ("targets/_qemu*",),
     "nacl": ("key",),
+    "paramiko": ("ssh",),
     "pysequoia": ("sources/_*",),
+    "testinfra": ("testinfra",),
     "zstandard": ("sources/_*", "formats/*", "disk/*"),
 }
 PARTS = {  # what a module was split into: nobody else may import them, and each knows those before it
