@@ -3,6 +3,7 @@
 For definitions where pytest-testinfra is installed; everything it asks goes through the agent, in /bin/sh.
 """
 
+from functools import cached_property
 from typing import Any
 
 from testinfra.backend.base import BaseBackend, CommandResult
@@ -90,8 +91,20 @@ class Busybox(Process):  # type: ignore[misc]
         return cls if found.endswith("/busybox") else Process.get_module_class(host)
 
 
+class GuestHost(Host):  # type: ignore[misc]
+    """testinfra's host, with nouns that know imagekit's early boot and busybox."""
+
+    @cached_property
+    def service(self) -> Any:
+        """`host.service("nginx")`."""
+        return Supervised.get_module(self)
+
+    @cached_property
+    def process(self) -> Any:
+        """`host.process.get(comm="nginx")`."""
+        return Busybox.get_module(self)
+
+
 def host(guest: Any) -> Host:
     """testinfra's host over a guest."""
-    made = Host(GuestBackend(guest))
-    made.service, made.process = Supervised.get_module(made), Busybox.get_module(made)
-    return made
+    return GuestHost(GuestBackend(guest))

@@ -131,7 +131,13 @@ def test_a_moved_checkout_installs_again(place):
 
 @pytest.mark.parametrize(
     ("path", "extra"),
-    [("tests/", "[dev]"), ("tests/test_x.py::test_y", "[dev]"), ("./tests", "[dev]"), ("images", ""), ("-q", "")],
+    [
+        ("tests/", "[dev]"),
+        ("tests/test_x.py::test_y", "[dev]"),
+        ("./tests", "[dev]"),
+        ("images", "[ssh,testinfra]"),
+        ("-q", "[ssh,testinfra]"),
+    ],
 )
 def test_only_the_tests_need_the_linters(place, path, extra):
     fake(place, uv=UV)
