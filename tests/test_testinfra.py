@@ -1,4 +1,4 @@
-"""testinfra's `host`: over our guest in a definition, testinfra's own anywhere else; images/bastion.py has a real one."""
+"""testinfra's `host`: over our guest in a definition, testinfra's own elsewhere; images/bastion.py has a real one."""
 
 import pytest
 import toys
