@@ -79,6 +79,7 @@ class Guest:
     save: Callable[[Any], None] = field(repr=False, default=_cannot)  # freeze the machine as it is into a folder
     stopwatch: Stopwatch = field(repr=False, default=wall_watch)  # start one: seconds as they pass for the guest
     screenshot: Callable[[], bytes] = field(repr=False, default=_cannot)  # PNG of its display
+    set_link: Callable[[int, bool], None] = field(repr=False, default=lambda *_: None)  # (number of a wire, is up)
     events: Callable[[], Sequence[Stage]] = field(repr=False, default=tuple)  # all that it told of its services so far
 
     @property

@@ -61,9 +61,9 @@ class Plan(NamedTuple):
 class Network:
     """A private network of a topology, and what can be done to it."""
 
-    def __init__(self, name: str, plan: Plan, switch: Switch) -> None:
+    def __init__(self, name: str, plan: Plan, switch: Switch, cards: Mapping[str, Callable[[bool], None]]) -> None:
         self.name, self.subnet = name, plan.subnet
-        self._plan, self._switch = plan, switch
+        self._plan, self._switch, self._cards = plan, switch, cards
 
     @property
     def capture(self) -> Capture:
@@ -76,12 +76,14 @@ class Network:
         return str(self._plan.seats[guest].address)
 
     def down(self, guest: str) -> None:
-        """Cut a machine off: nothing comes to it or from it here."""
+        """Pull a machine's cable: nothing comes to it or from it here, and its kernel sees that there is no carrier."""
         self._switch.port(guest).link.is_up = False
+        self._cards[guest](False)
 
     def up(self, guest: str) -> None:
-        """Join it again."""
+        """Put the cable in again."""
         self._switch.port(guest).link.is_up = True
+        self._cards[guest](True)
 
     def delay(self, guest: str, seconds: float) -> None:
         """Let each frame to and from a machine take so many seconds longer; 0 ends it."""
@@ -264,7 +266,10 @@ def start(nodes: Mapping[str, Node], *, stated: Mapping[str, str], live: Live, s
     except BaseException:
         stop()
         raise
-    networks = {name: Network(name, plans[name], switch) for name, switch in joined.items()}
+    networks = {}
+    for name, switch in joined.items():
+        cards = {guest: _card(name, nodes[guest], guests[guest]) for guest in switch.ports}
+        networks[name] = Network(name, plans[name], switch, cards)
     for name, guest in guests.items():
         guest.facts["addresses"] = {on: networks[on].address(name) for on in nodes[name].networks}
 
@@ -275,6 +280,10 @@ def start(nodes: Mapping[str, Node], *, stated: Mapping[str, str], live: Live, s
                 raise of.fault
 
     return Topology(guests, networks, stop_and_tell)
+
+
+def _card(network: str, node: Node, guest: Guest) -> Callable[[bool], None]:
+    return partial(guest.set_link, node.networks.index(network))
 
 
 def _wire(cables: Cables, switch: Switch, name: str, mac: str) -> Wire:

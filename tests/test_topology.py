@@ -235,6 +235,11 @@ def test_static_and_dhcp_meet(net):
 
 def test_a_link_is_cut_and_joined_again(net):
     net.lan.down("server")
+    for _ in range(500):  # the kernel hears it by an interrupt
+        if net.server.run("cat /sys/class/net/eth0/carrier").text == "0":
+            break
+    else:
+        pytest.fail("the kernel sees a carrier")
     assert net.client.run("ping -c 2 -W 1 server").code == 1
     net.lan.up("server")
     assert net.client.run("ping -c 2 -W 5 server").code == 0
@@ -245,6 +250,14 @@ def test_a_link_is_cut_and_joined_again(net):
     answer = net.client.run("ping -c 2 192.0.2.9").check().text
     assert float(answer.rpartition(" = ")[2].split("/")[0]) >= 300
     assert any(b"GET / HTTP/1.1" in seen.data for seen in net.lan.capture.frames())
+
+def test_a_machine_that_starts_again_is_there_again(net):
+    net.lan.delay("client", 0)
+    net.server.power.cut()
+    assert net.client.run("ping -c 1 -W 1 192.0.2.9").code == 1
+    net.server.power.on()
+    net.server.wait_ready()
+    assert net.client.run("wget -qO- http://server/").check().text == "hello"
 
 def test_the_host_is_not_on_it(net):
     with pytest.raises(Exception, match="the machine is on a private network, which the host is not on"):
@@ -260,4 +273,4 @@ def test_real_guests_find_each_other(pytester: pytest.Pytester, monkeypatch: pyt
         toys.write(pytester, f"{name}.py", text)
         Path(pytester.path, f"{name}.lock").write_text(shell.with_suffix(".lock").read_text())
     result = pytester.runpytest_subprocess("server.py", "--arch", "aarch64", "-p", "no:cacheprovider")
-    result.assert_outcomes(passed=3)
+    result.assert_outcomes(passed=4)

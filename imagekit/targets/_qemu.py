@@ -83,6 +83,7 @@ def guest(target: str, lives: Lives) -> Guest:
         power=lives.power,
         measure=measure,
         save=save,
+        set_link=lives.set_link,
     )
 
 

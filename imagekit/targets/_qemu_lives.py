@@ -73,6 +73,12 @@ class Lives:
             self.machine.kill("the machine was reset")
             self._begin("reset")
 
+    def set_link(self, card: int, is_up: bool) -> None:
+        """Put the cable into a network card on a private switch, or pull it out: the guest's kernel sees it."""
+        machine = self.machine
+        if machine.is_alive:
+            machine.ask(lambda: machine.monitor.execute("set_link", name=f"w{card}", up=is_up))
+
     def wait_ready(self) -> None:
         """Wait until the guest is ready; one that rebooted, or is about to, is started again first."""
         with self._lock:
