@@ -82,7 +82,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("saved") / "machine"
     source = folder.parent / "source"
     source.write_bytes(bytes(1 << 20))
-    with boot(image(), "aarch64", disks=(Disk("source", source=source),)) as guest:
+    with boot(image(modules=("virtio_blk",)), "aarch64", disks=(Disk("source", source=source),)) as guest:
         guest.save(folder)
     return folder
 

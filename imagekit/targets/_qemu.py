@@ -10,7 +10,7 @@ from imagekit.artifact import Opened
 from imagekit.boot import Boot, Stage
 from imagekit.guest import Finished, Guest, Rig
 from imagekit.store import Store
-from imagekit.targets import _qemu_agent, _qemu_measure, _qemu_restore, _qemu_start, _qemu_wait
+from imagekit.targets import _qemu_agent, _qemu_fittings, _qemu_measure, _qemu_restore, _qemu_start, _qemu_wait
 from imagekit.targets._qemu_lives import Lives, connector
 from imagekit.targets._qemu_plan import Plan, plan
 from imagekit.targets._qemu_progress import boot_seconds
@@ -42,6 +42,11 @@ def _begun(made: Plan) -> Lives:
     except BaseException:
         machine.close()
         raise
+    try:
+        lives.check_disks()
+    except BaseException:
+        lives.stop()
+        raise
     if how:
         lives.facts["fresh"] = how
     return lives
@@ -68,6 +73,9 @@ def guest(target: str, lives: Lives) -> Guest:
 
         _qemu_saved.saver(target, lives)(folder)
 
+    def screenshot() -> bytes:
+        return _qemu_fittings.screenshot(lives.check_alive("a picture"), lives.plan.display)
+
     return Guest(
         lives.plan.opened.artifact.arch,
         target,
@@ -84,6 +92,7 @@ def guest(target: str, lives: Lives) -> Guest:
         measure=measure,
         save=save,
         set_link=lives.set_link,
+        screenshot=screenshot,
     )
 
 

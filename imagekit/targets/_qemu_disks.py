@@ -73,6 +73,8 @@ class Drive:
     @property
     def by_hand(self) -> list[str]:
         """The same for a person, whose changes are thrown away as well."""
+        if self.is_flash:
+            return []
         blank = f"driver=null-co,size={self.size}"
         known = f"file={self.source},format={self.below[0].driver},snapshot=on" if self.source else blank
         return ["-drive", f"if=none,id={self.node},{known}", *self._device()]

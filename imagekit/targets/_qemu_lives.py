@@ -34,6 +34,14 @@ class Lives:
             stopwatch=self.watch,
         )
 
+    def check_disks(self) -> None:
+        """Raise Problem when the guest, which is ready, has no driver for its disks."""
+        if not self.plan.rig.disks or not self.machine.agent.hello or not self.machine.progress.is_ready:
+            return
+        if self._run(("test", "-e", "/sys/block/vda")).code == 1:
+            hint = 'the image takes the driver along with modules=("virtio_blk",)'
+            raise Problem(f"{self.plan.name} sees none of its disks: its kernel has no driver for them", hint)
+
     def watch(self) -> Callable[[], float]:
         """Start a stopwatch: seconds as they pass for the guest."""
         return _qemu_effort.stopwatch(self.machine.pid, self.plan.rig.timeout_scale)

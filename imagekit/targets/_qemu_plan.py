@@ -6,6 +6,7 @@ A guest's power is cut and comes back, it reboots, it is restored: each is one m
 import os
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from pathlib import Path
 from shlex import join
 from typing import NamedTuple
 
@@ -15,9 +16,10 @@ from imagekit.artifact import Opened
 from imagekit.errors import Problem, RigProblem, unknown
 from imagekit.guest import Rig
 from imagekit.store import Store
-from imagekit.targets import _kvm
+from imagekit.targets import _kvm, _qemu_fittings
 from imagekit.targets._qemu_command import BOARDS, Board, Command, cmdline, network
 from imagekit.targets._qemu_disks import Drive, attach
+from imagekit.targets._qemu_fittings import Fitting
 
 DISKS = "disks"  # a folder of the cache, for files without names
 ROLES = ("kernel", "initrd", "cmdline")
@@ -42,6 +44,8 @@ class Plan:
     accelerator: Accelerator
     command: Command  # without what changes from start to start: the agent's nonce, and descriptors
     drives: tuple[Drive, ...]
+    firmware: tuple[Fitting, ...]
+    display: tuple[Fitting, ...]
     held: ExitStack = field(repr=False)
 
     @property
@@ -57,17 +61,21 @@ class Plan:
     @property
     def identity(self) -> tuple[object, ...]:
         """What makes this machine and is not in its command."""
-        return tuple(drive.identity for drive in self.drives)
+        return tuple(part.identity for part in self._parts)
 
     @property
     def handles(self) -> tuple[int, ...]:
         """Descriptors that QEMU must inherit, beyond those of its boot."""
-        return tuple(handle for drive in self.drives for handle in drive.handles)
+        return tuple(handle for part in self._parts for handle in part.handles)
 
     @property
     def arguments(self) -> list[str]:
         """QEMU's arguments, without its name."""
-        return [*self.command.arguments, *(word for drive in self.drives for word in drive.arguments)]
+        return [*self.command.arguments, *(word for part in self._parts for word in part.arguments)]
+
+    @property
+    def _parts(self) -> tuple[Drive | Fitting, ...]:
+        return (*self.firmware, *self.drives, *self.display)
 
     def cmdline(self, nonce: str = "") -> str:
         """The kernel's arguments; a nonce starts the agent."""
@@ -78,8 +86,8 @@ class Plan:
         """A line for the shell that boots the same files with their console on the terminal, without the agent."""
         files = {part.role: self.opened.artifact.path.parent / part.file for part in self.opened.artifact.parts}
         line = self.command._replace(kernel=str(files["kernel"]), initrd=str(files["initrd"]), cmdline=self.cmdline())
-        disks = [word for drive in self.drives for word in drive.by_hand]
-        argv = self.tools.argv(self.program, *line.arguments, *disks)
+        more = [word for part in self._parts for word in part.by_hand]
+        argv = self.tools.argv(self.program, *line.arguments, *more)
         if "--die-with" in argv:  # with whom it dies is our concern
             place = argv.index("--die-with")
             del argv[place : place + 2]
@@ -93,7 +101,8 @@ class Plan:
 def plan(opened: Opened, *, rig: Rig, store: Store) -> Plan:
     """What starts the artifact as the rig says; close it. Raises Problem when that cannot be, and starts nothing."""
     board = _board(opened)
-    tools = toolbox.tools(program(board), mode=rig.tools, store=store, say=rig.say)
+    files = _qemu_fittings.wanted(rig, board)
+    tools = toolbox.tools(program(board), *files, mode=rig.tools, store=store, say=rig.say)
     accelerator = accelerate(rig.accelerator, board.arch, tools, store)
     command = Command(
         board=board,
@@ -105,8 +114,13 @@ def plan(opened: Opened, *, rig: Rig, store: Store) -> Plan:
         network=network(opened.artifact.manifest),
     )
     with ExitStack() as held:
-        drives = attach(rig.disks, store.folder(DISKS), held) if rig.disks else ()
-        return Plan(_kept(opened, held), rig, store, tools, accelerator, command, drives, held.pop_all())
+        folder = store.folder(DISKS) if rig.disks or files else Path()
+        drives = (*_qemu_fittings.variables(files, tools, folder, held), *attach(rig.disks, folder, held))
+        firmware = _qemu_fittings.firmware(files, tools, board, held)
+        display = _qemu_fittings.display(rig, board, held)
+        return Plan(
+            _kept(opened, held), rig, store, tools, accelerator, command, drives, firmware, display, held.pop_all()
+        )
 
 
 def program(board: Board) -> str:

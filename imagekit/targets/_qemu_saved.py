@@ -82,8 +82,9 @@ def _copy_disks(made: Plan, draft: Path) -> list[dict[str, Any]]:
         own = [layer.handle for layer in drive.below if layer is not drive.lowest] + [drive.top]
         for number, handle in enumerate(own):
             _copy(handle, draft / f"{drive.name}.{number}.disk")
-        told.append({"name": drive.name, "size": drive.size, "layers": len(own),
-                     "identity": list(drive.identity), "source": str(drive.source or "")})  # fmt: skip
+        source = str(drive.source or "")
+        told.append({"name": drive.name, "size": drive.size, "layers": len(own), "source": source,
+                     "identity": list(drive.identity), "flash": drive.is_flash})  # fmt: skip
     return told
 
 
@@ -151,7 +152,7 @@ def _drive(folder: Path, disk: Mapping[str, Any], store: Store, held: ExitStack)
         held.callback(os.close, handle)
         below.append(Layer(handle, "qcow2"))
     top = overlay(disk["size"], store.folder(DISKS), held)
-    return Drive(disk["name"], disk["size"], top, tuple(below), tuple(disk["identity"]), source)
+    return Drive(disk["name"], disk["size"], top, tuple(below), tuple(disk["identity"]), source, disk["flash"])
 
 
 def _resumed(folder: Path, notes: Mapping[str, Any], made: Plan) -> Lives:
