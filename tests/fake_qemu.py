@@ -43,6 +43,7 @@ class Fake:
         self.nonce = found[1] if found else ""
         self.refuses = self.cannot_save = False
         self.has_arrived = Event()
+        self.given: list[int] = []  # descriptors that came over the monitor
         self.obeys = True  # whether quit and poweroff are done
         self.commands: dict[int, bytes] = {}  # stream -> request as far as it came
         self.inputs: dict[int, bytes] = {}
@@ -83,8 +84,11 @@ class Fake:
     def _asked(self) -> Iterator[dict]:
         """QMP is a stream of JSON, without line ends."""
         text = ""
-        while received := self.monitor.recv(1 << 16).decode():
-            text += received
+        while received := socket.recv_fds(self.monitor, 1 << 16, 4):
+            if not received[0]:
+                return
+            self.given += received[1]
+            text = (text + received[0].decode()).lstrip()
             while text:
                 try:
                     asked, end = json.JSONDecoder().raw_decode(text)
@@ -98,9 +102,11 @@ class Fake:
 
     def moved(self, command: str, **arguments: object) -> dict:
         """A machine's state, saved and restored: its nonce."""
+        if command == "add-fd":
+            return {"fdset-id": len(self.given) - 1}
         if command == "migrate":
-            with open(str(arguments["uri"]).removeprefix("file:"), "wb") as file:
-                file.write(b"state of " + self.nonce.encode())
+            os.write(self.given[int(str(arguments["uri"]).removeprefix("file:/dev/fdset/"))], b"state of ")
+            os.write(self.given[-1], self.nonce.encode())
         if command == "migrate-incoming":
             if self.refuses:
                 print("qemu: load of migration failed: Invalid argument", file=sys.stderr, flush=True)

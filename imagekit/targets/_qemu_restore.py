@@ -64,15 +64,16 @@ def _make(plan: Plan, name: str) -> None:
     """Boot, and keep the machine as it is when its guest is ready."""
     plan.rig.say(f"{plan.name}: making a template")
     with _qemu_template.draft(plan.store, name) as folder, ExitStack() as own:
-        ram, state = (_created(folder / file, own) for file in (_qemu_template.RAM, _qemu_template.STATE))
+        ram = _created(folder / _qemu_template.RAM, own)
         os.posix_fallocate(ram, 0, plan.command.memory << 20)  # a full disk is told here, not to QEMU by a signal
         drives = tuple(_lying_in(folder, drive, own) for drive in plan.drives)
         command = plan.command._replace(ram=Ram(f"/proc/self/fd/{ram}", is_shared=True))
         nonce = channel.new_nonce()
-        machine = _qemu_start.boot(replace(plan, command=command, drives=drives), nonce=nonce, handles=(ram, state))
+        machine = _qemu_start.boot(replace(plan, command=command, drives=drives), nonce=nonce, handles=(ram,))
         try:
             machine.ask(lambda: _qemu_wait.ready(machine, plan.name, plan.rig))
-            machine.ask(lambda: save(machine, state, ignore_shared=True))
+            with open(folder / _qemu_template.STATE, "xb") as state:
+                machine.ask(lambda: save(machine, state.fileno(), ignore_shared=True))
         finally:
             machine.close()
         _qemu_template.describe(folder, nonce=nonce, **told(machine))
@@ -119,15 +120,11 @@ def incoming(plan: Plan, command: Command, notes: Mapping[str, Any], *, handles:
     return machine
 
 
-async def save(machine: Machine, handle: int, *, ignore_shared: bool, is_inherited: bool = True) -> None:
-    """Stop a machine and write its state to a file; raises RigProblem when that fails.
-
-    A descriptor that QEMU has not inherited is sent to it.
-    """
+async def save(machine: Machine, handle: int, *, ignore_shared: bool) -> None:
+    """Stop a machine and write its state to a file that is open for writing; raises RigProblem when that fails."""
     await _allow(machine, ignore_shared)
     await machine.monitor.execute("stop")
-    uri = _uri(machine, handle) if is_inherited else await _sent(machine, handle)
-    await machine.monitor.execute("migrate", uri=uri)
+    await machine.monitor.execute("migrate", uri=await _sent(machine, handle))
     how = await machine.within(MOVING, _moved(machine))
     if how["status"] == "failed":
         raise RigProblem(f"QEMU cannot write the machine's state: {how.get('error-desc', 'it does not say why')}")
@@ -138,7 +135,7 @@ async def arrive(machine: Machine, handle: int, *, ignore_shared: bool) -> None:
     os.lseek(handle, 0, os.SEEK_SET)
     try:
         await _allow(machine, ignore_shared)
-        await machine.monitor.execute("migrate-incoming", uri=_uri(machine, handle))
+        await machine.monitor.execute("migrate-incoming", uri=_inherited(machine, handle))
         await machine.within(MOVING, _loaded(machine))
         await machine.monitor.execute("cont")
     except (RigProblem, TimeoutError) as problem:
@@ -165,13 +162,13 @@ async def _allow(machine: Machine, ignore_shared: bool) -> None:
     await machine.monitor.execute("migrate-set-capabilities", capabilities=wanted)
 
 
-def _uri(machine: Machine, handle: int) -> str:
-    """`fd:` is for files up to QEMU 9.0, `file:` from 8.2 on (docs/about/deprecated.rst)."""
+def _inherited(machine: Machine, handle: int) -> str:
+    """The address of a file whose descriptor QEMU was started with, to read from."""
     return f"file:/proc/self/fd/{handle}" if _knows_files(machine) else f"fd:{handle}"
 
 
 async def _sent(machine: Machine, handle: int) -> str:
-    """The address of a file whose descriptor QEMU is given now."""
+    """The address of a file whose descriptor QEMU is given now, to write to: 7.2 takes no inherited one for that."""
     if _knows_files(machine):
         answer = await machine.monitor.give(handle, "add-fd")
         return f"file:/dev/fdset/{answer['fdset-id']}"
@@ -180,6 +177,7 @@ async def _sent(machine: Machine, handle: int) -> str:
 
 
 def _knows_files(machine: Machine) -> bool:
+    """`fd:` is for files up to QEMU 9.0, `file:` from 8.2 on (docs/about/deprecated.rst)."""
     major = machine.version.partition(".")[0]
     return major.isdigit() and int(major) >= 9
 

@@ -68,7 +68,7 @@ def resume(folder: Path, *, rig: Rig, store: Store) -> Guest:
 async def _freeze(machine: Machine, state: int, copy: Callable[[], Any]) -> Any:
     was_running = (await machine.monitor.execute("query-status"))["status"] == "running"
     try:
-        await _qemu_restore.save(machine, state, ignore_shared=False, is_inherited=False)
+        await _qemu_restore.save(machine, state, ignore_shared=False)
         return copy()
     finally:
         if was_running:

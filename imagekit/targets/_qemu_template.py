@@ -101,13 +101,14 @@ def remove(folder: Path) -> None:
 def draft(store: Store, name: str) -> Iterator[Path]:
     """A folder that becomes the template of that key when the block ends well, and is removed when it does not."""
     templates = store.folder(FOLDER)
-    sweep(templates)
     with ExitStack() as own:
         folder = templates / f"draft-{os.getpid()}-{os.urandom(4).hex()}"
         try:
-            folder.mkdir(mode=0o700)
-            own.callback(shutil.rmtree, folder, ignore_errors=True)
-            _lock(folder, fcntl.LOCK_EX, own)
+            with _alone(templates):  # nobody sweeps a draft that is about to be locked
+                sweep(templates)
+                folder.mkdir(mode=0o700)
+                own.callback(shutil.rmtree, folder, ignore_errors=True)
+                _lock(folder, fcntl.LOCK_EX, own)
             yield folder
             remove(templates / name)
             folder.rename(templates / name)
@@ -141,6 +142,16 @@ def sweep(templates: Path) -> None:
     for _, own, folder in sorted(kept):  # the oldest first; there is one to come
         if (count >= MOST or size > MOST_BYTES * (1 - 1 / MOST)) and _remove_unheld(folder):
             count, size = count - 1, size - own
+
+
+@contextmanager
+def _alone(templates: Path) -> Iterator[None]:
+    """One process at a time: what is done here takes milliseconds."""
+    with ExitStack() as own:
+        handle = os.open(templates, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        own.callback(os.close, handle)
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
 
 
 def _remove_unheld(folder: Path) -> bool:
