@@ -6,14 +6,15 @@ starts an Artifact and gives a Guest; formats and targets meet only in a format'
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from typing import Any, BinaryIO, NoReturn
 
-from imagekit import health, ssh
+from imagekit import files, health, ssh
 from imagekit.boot import Boot, Stage
 from imagekit.console import Console as Console
 from imagekit.console import escape as escape
 from imagekit.errors import GuestProblem as GuestProblem
 from imagekit.errors import MachineProblem as MachineProblem
+from imagekit.files import Stat as Stat
 from imagekit.health import Health as Health
 from imagekit.health import ServiceState as ServiceState
 from imagekit.http import Http
@@ -116,6 +117,22 @@ class Guest:
     def services(self) -> Mapping[str, ServiceState]:
         """Every service by its name, as it is now: `guest.services()["web"].state == "ready"`."""
         return self.health().services
+
+    def read(self, path: str, *, limit: int = files.LIMIT) -> bytes:
+        """A file of the guest's; raises GuestProblem when it is missing, or has more than `limit` bytes."""
+        return files.read(self.run_argv, path, limit=limit)
+
+    def read_to(self, path: str, file: BinaryIO) -> str:
+        """Copy a file of the guest's, of any size, into an open one of the host's; returns its SHA-256."""
+        return files.read_to(self.run_argv, path, file)
+
+    def write(self, path: str, data: bytes, *, mode: int = 0o644) -> str:
+        """Put a file into the guest, whole or not at all; returns its SHA-256, which the guest has confirmed."""
+        return files.write(self.run_argv, path, data, mode=mode)
+
+    def stat(self, path: str, *, digest: bool = False) -> Stat:
+        """What a path is in the guest; a symlink is not followed. `digest` has its contents digested too."""
+        return files.stat(self.run_argv, path, digest=digest)
 
     @property
     def http(self) -> "Http":

@@ -1,10 +1,13 @@
 """The agent in real machines, on both architectures: health, files, waiting, and what a hostile guest may try."""
 
+import hashlib
+import os
 from collections.abc import Iterator
 
 import pytest
 from test_qemu_boot import boot, image
 
+from imagekit.errors import GuestProblem
 from imagekit.guest import Guest
 from imagekit.image import Service, Text
 
@@ -41,3 +44,35 @@ def test_a_service_that_ended_is_told(guest: Guest) -> None:
     state = guest.services()["dying"]
     assert (state.state, state.code, state.pid) == ("failed", 3, None)
     assert [failed.name for failed in guest.health().failed] == ["dying"]
+
+
+def test_files_are_written_read_and_told(guest: Guest) -> None:
+    data = os.urandom(300_000)
+    digest = hashlib.sha256(data).hexdigest()
+    guest.run("mkdir -p /tmp/files").check()
+    assert guest.write("/tmp/files/data", data, mode=0o600) == digest
+    assert guest.run("sha256sum /tmp/files/data").text.split()[0] == digest
+    assert guest.read("/tmp/files/data") == data
+    told = guest.stat("/tmp/files/data", digest=True)
+    assert (told.kind, told.size, told.mode, told.uid, told.sha256) == ("file", len(data), 0o600, 0, digest)
+    assert guest.run("ls -A /tmp/files").text == "data"
+    assert guest.read("/proc/1/comm") == guest.run("cat /proc/1/comm").stdout
+    assert guest.read("/srv/index.html") == b"hello\n"
+
+
+def test_what_cannot_be_read_is_told_with_its_path(guest: Guest) -> None:
+    for path, act in (("/none", guest.read), ("/none/x", lambda path: guest.write(path, b"x")), ("/none", guest.stat)):
+        with pytest.raises(GuestProblem, match=f"{path}: No such file or directory"):
+            act(path)
+    with pytest.raises(GuestProblem, match="/dev/zero has more than 5000 bytes"):
+        guest.read("/dev/zero", limit=5000)
+    done = guest.run(["@none"])
+    assert (done.code, done.stderr) == (127, b"@none: no such built-in command\n")
+
+
+def test_a_built_in_command_is_one_like_others(guest: Guest) -> None:
+    """Its streams end, other commands' too, and it stands where the image's programs stand."""
+    assert guest.run(["@tail", "/run/imagekit", "-600", "3"]).stdout.startswith(b"==> /run/imagekit/")
+    with pytest.raises(GuestProblem, match=r"@read did not end within 0\.3 s and was killed"):
+        guest.run(["@read", "/dev/zero", "0", str(1 << 30)], timeout=0.3)
+    assert guest.run(["/bin/sh", "-c", "ls /proc/self/fd | wc -l"]).text == "4"

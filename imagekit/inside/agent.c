@@ -155,7 +155,7 @@ static int harden(void)
 int main(int argc, char **argv)
 {
     char name[64];
-    (void)argc;
+    if (argc && argv[0][0] == '@') return run_builtin(argv);
     if (getpid() == 1 && fork()) {
         argv[0] = "/init";
         execv("/init", argv);

@@ -45,6 +45,11 @@ void reap_commands(void);
 void commands_to_poll(struct pollfd *fds);
 void serve_commands(const struct pollfd *fds);
 
+/* ---- builtin.c: what needs no program of the image ---- */
+
+int run_builtin(char **argv);
+void close_others(void);
+
 /* ---- health.c, renew.c: what the agent answers and does itself ---- */
 
 size_t tell_health(const char **told);

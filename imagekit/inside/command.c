@@ -93,6 +93,10 @@ static void become(char **argv, char **env, const char *cwd, int pipes[4][2])
     dup2(pipes[1][1], 1);
     dup2(pipes[2][1], 2);
     if (!enter_image() && !(failure.is_folder = chdir(cwd))) {
+        if (argv[0][0] == '@') {
+            close_others();
+            _exit(run_builtin(argv));
+        }
         environ = env; /* execvp looks the command up in the PATH of this one */
         execvp(argv[0], argv);
     }
