@@ -17,10 +17,11 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 
         bench = item.config.stash[BENCH]
         item.user_properties += report.told(image.name, (item.path, *point(item)), bench.facts, bench.told)
-    if call.when == "call" and (guest := getattr(item, "funcargs", {}).get("guest")):
+    facts = getattr(getattr(item, "funcargs", {}).get("guest"), "facts", None)  # others' "guest" is anything
+    if call.when == "call" and isinstance(facts, dict):
         from imagekit import report
 
-        item.user_properties += report.booted(guest.facts)
+        item.user_properties += report.booted(facts)
     if call.excinfo and not isinstance(call.excinfo.value, pytest.skip.Exception):
         console = getattr(getattr(item, "funcargs", {}).get("guest"), "console", None)
         if console and call.when:
