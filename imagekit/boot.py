@@ -8,6 +8,7 @@ instructions in each.
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
+from textwrap import wrap
 from typing import Any, NamedTuple
 
 from imagekit.errors import Problem
@@ -20,7 +21,7 @@ CLOCKS = {
     "guest": "the guest's own clock, which under emulation runs with the host's",
 }
 EXACT, INEXACT = 0.01, 0.02  # shares of its time by which a boot may differ from the recorded one: see decision 0005
-BAR, NAME = 40, 30  # characters of a chart's bars and names
+COLUMNS, BAR, NAME = 100, 40, 30  # characters of a chart's lines, bars and names
 MAX_STAGES, MAX_WORDS, MAX_SECONDS = 4000, 400, 1e6  # of what is read from a file
 
 
@@ -100,7 +101,7 @@ class Boot:
         """The spans as bars over time, for a terminal of 100 columns."""
         first = -self.firmware_seconds
         scale = BAR / max(self.seconds - first, 1e-9)
-        lines = [f"booted in {self.words}"]
+        lines = wrap(f"booted in {self.words}", COLUMNS, subsequent_indent="  ")
         for span in self.spans:
             begin = min(int((span.begin - first) * scale), BAR - 1)
             end = max(begin + 1, min(round((span.end - first) * scale), BAR))

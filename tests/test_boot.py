@@ -57,6 +57,9 @@ def test_a_chart_fits_a_terminal_and_shows_each_span_where_it_was() -> None:
     assert max(map(len, lines)) <= 100
     assert len({line.rindex("|") for line in lines[1:]}) == 1
     assert "virtual seconds of 500 million instructions each" in lines[0]
+    several = Boot(STAGES, "executed", 0.5, (4.0, 3.9, 4.1)).chart()
+    assert max(map(len, several)) <= 100
+    assert "spread 5.00%, tolerance 2%)" in "".join(several[:2])
     bars = [line.split("|")[1] for line in BOOT.chart()[1:]]
     assert bars[0].startswith("#")
     assert bars[-1].rstrip().endswith("#")
