@@ -33,6 +33,10 @@ can read it: whatever arrives is still hostile input.)
                      random numbers, ends all commands, forgets which streams ended, and answers HELLO with the new
                      nonce, which is the only one from then on; for machines that were restored from a saved state.
                      Sent again with the nonce that is in force, it ends nothing
+    BULK      guest  u8 kind (STDOUT or STDERR), u32 number, u32 length, u32 CRC-32 of the bytes, and where they lie in
+                     the guest's memory: u64 physical address, u32 size of each of at most 32 runs. Stands for frames
+                     of that kind; nothing more comes of that stream until it is answered
+    FREE      host   u32 number, u8 1 when those bytes were copied; else they are sent by frames
 
     request = u32 time-out in ms (0: none), u32 number of arguments, u32 number of variables,
               then NUL-terminated: working directory, arguments, variables as NAME=VALUE
@@ -72,6 +76,8 @@ MAX_PAYLOAD = 4096  # bytes
 MAX_PIECE = 2048  # bytes of a request or of stdin in one frame
 MAX_REQUEST = 65536  # bytes
 MAX_OUTPUT = 16 << 20  # bytes of stdout, and of stderr, that are kept of a command; beyond that it is killed
+MAX_BULK = 1 << 20  # bytes that are left in the guest's memory at a time
+MAX_RUNS = 32  # pieces that they lie in
 MAX_STREAMS = 8  # commands at a time
 AGENT = "/.imagekit/agent"  # where the extra initrd has it
 ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root"}
@@ -95,6 +101,8 @@ class Kind(IntEnum):
     PING = 11
     PONG = 12
     RENEW = 13
+    BULK = 14
+    FREE = 15
 
 
 class Frame(NamedTuple):
@@ -118,6 +126,16 @@ class Exit(NamedTuple):
     code: int  # 128 + signal where a signal ended it
     timed_out: bool
     nanoseconds: int  # of the guest's clock
+
+
+class Bulk(NamedTuple):
+    """Output that lies in the guest's memory."""
+
+    kind: Kind  # STDOUT or STDERR
+    number: int
+    length: int
+    checksum: int
+    runs: tuple[tuple[int, int], ...]  # physical address and size; together they are the bytes
 
 
 class Error(NamedTuple):
@@ -244,102 +262,46 @@ def parse_request(packed: bytes) -> Asked:
 
 def parse_hello(frame: Frame) -> Hello:
     """What a HELLO or PONG says; raises Problem when it says nothing."""
-    (clock,) = _unpack("<Q", frame)
+    (clock,) = unpack("<Q", frame)
     return Hello(clock, frame.payload[8:])
 
 
 def parse_exit(frame: Frame) -> Exit:
     """What an EXIT says; raises Problem when it says nothing."""
-    code, timed_out, nanoseconds = _unpack("<IBQ", frame)
+    code, timed_out, nanoseconds = unpack("<IBQ", frame)
     return Exit(code, bool(timed_out), nanoseconds)
 
 
 def parse_error(frame: Frame) -> Error:
     """What an ERROR says; raises Problem when it says nothing."""
-    (number,) = _unpack("<I", frame)
+    (number,) = unpack("<I", frame)
     return Error(number, text(Frame(frame.kind, frame.stream, frame.payload[4:])))
+
+
+def parse_bulk(frame: Frame) -> Bulk:
+    """What a BULK says, its runs cut to its length; raises Problem when it makes no sense."""
+    kind, number, length, checksum = unpack("<BIII", frame)
+    rest, runs = frame.payload[13:], []
+    if kind not in (Kind.STDOUT, Kind.STDERR) or length > MAX_BULK or len(rest) % 12 or len(rest) > 12 * MAX_RUNS:
+        raise Problem(f"the guest sent a BULK of {length} bytes, kind {kind}, that makes no sense")
+    left = length
+    for address, size in struct.iter_unpack("<QI", rest):
+        if left and size:
+            runs.append((address, min(size, left)))
+            left -= runs[-1][1]
+    if left:
+        raise Problem(f"the guest sent a BULK of {length} bytes and told of {length - left}")
+    return Bulk(Kind(kind), number, length, checksum, tuple(runs))
+
+
+def free(number: int, is_copied: bool, *, nonce: str, stream: int) -> bytes:
+    """The answer to a BULK."""
+    return encode(Kind.FREE, struct.pack("<IB", number, is_copied), nonce=nonce, stream=stream)
 
 
 def text(frame: Frame) -> str:
     """A payload as text: the guest's words, so they are shown escaped and obeyed by nobody."""
     return frame.payload.decode("utf-8", "backslashreplace")
-
-
-class Call:
-    """One command in the guest, seen from the host: takes frames, says what to send next, keeps what came."""
-
-    def __init__(self, stream: int, packed: bytes, stdin: bytes = b"", *, nonce: str) -> None:
-        self.exit: Exit | None = None
-        self.error: Error | None = None
-        self.stdout = bytearray()
-        self.stderr = bytearray()
-        self.is_overflown = False  # it printed more than MAX_OUTPUT and was told to die
-        self._stream = stream
-        self._nonce = nonce
-        self._uploads = [(Kind.EXEC, packed), (Kind.STDIN, stdin)]  # the one that is under way comes first
-        self._taken = 0  # bytes of the first that were acknowledged
-
-    @property
-    def done(self) -> bool:
-        """Whether it ended, by `exit` or by `error`."""
-        return self.exit is not None or self.error is not None
-
-    def start(self) -> bytes:
-        """The first bytes to send."""
-        return self.again()
-
-    def again(self) -> bytes:
-        """The piece that was not acknowledged yet; sending it twice does no harm."""
-        if self.done or not self._uploads:
-            return b""
-        kind, data = self._uploads[0]
-        end = self._taken + MAX_PIECE
-        piece = struct.pack("<QB", self._taken, end >= len(data)) + data[self._taken : end]
-        return encode(kind, piece, nonce=self._nonce, stream=self._stream)
-
-    def kill(self) -> bytes:
-        """The bytes that end the command; its EXIT follows."""
-        return b"" if self.done else encode(Kind.KILL, nonce=self._nonce, stream=self._stream)
-
-    def feed(self, frame: Frame) -> bytes:
-        """Take a frame of this stream and return what to send now; raises Problem for one that makes no sense."""
-        if self.done:
-            return b""
-        match frame.kind:
-            case Kind.STDOUT:
-                return self._keep(self.stdout, frame.payload)
-            case Kind.STDERR:
-                return self._keep(self.stderr, frame.payload)
-            case Kind.ACK:
-                return self._acknowledged(frame)
-            case Kind.EXIT:
-                self.exit = parse_exit(frame)
-            case Kind.ERROR:
-                self.error = parse_error(frame)
-        return b""
-
-    def _acknowledged(self, frame: Frame) -> bytes:
-        kind, taken, ended = _unpack("<BQB", frame)
-        if not self._uploads or kind != self._uploads[0][0]:
-            return b""  # a repeated ACK of what is over
-        size = len(self._uploads[0][1])
-        sent = min(self._taken + MAX_PIECE, size)
-        if taken > sent or (ended and taken < size):
-            raise Problem(f"the guest acknowledged {taken} bytes of a {Kind(kind).name}, {sent} of {size} were sent")
-        if ended:
-            del self._uploads[0]
-        elif taken <= self._taken:
-            return b""  # a repeated ACK: the piece under way is still to come
-        self._taken = 0 if ended else taken
-        return self.again()
-
-    def _keep(self, kept: bytearray, more: bytes) -> bytes:
-        room = MAX_OUTPUT - len(kept)
-        kept += more[:room]
-        if len(more) <= room or self.is_overflown:
-            return b""
-        self.is_overflown = True
-        return self.kill()
 
 
 _KINDS = frozenset(Kind)
@@ -354,7 +316,8 @@ def _magic_begun(pending: bytearray) -> int:
     return next((n for n in (3, 2, 1) if pending.endswith(MAGIC[:n])), 0)
 
 
-def _unpack(form: str, frame: Frame) -> tuple[int, ...]:
+def unpack(form: str, frame: Frame) -> tuple[int, ...]:
+    """The numbers that a payload begins with; raises Problem when it is too short."""
     try:
         return struct.unpack_from(form, frame.payload)
     except struct.error as error:

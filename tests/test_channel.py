@@ -2,16 +2,18 @@
 
 import random
 import struct
+from zlib import crc32
 
 import pytest
 
+from imagekit import channel
+from imagekit.call import Call
 from imagekit.channel import (
     ENVIRONMENT,
     MAGIC,
     MAX_OUTPUT,
     MAX_PAYLOAD,
     MAX_PIECE,
-    Call,
     Decoder,
     Error,
     Exit,
@@ -255,3 +257,46 @@ def test_frames_that_say_nothing_to_a_call_are_ignored() -> None:
         assert call.feed(Frame(kind, 1, b"")) == b""
     assert call.feed(Frame(Kind.ACK, 1, struct.pack("<BQB", Kind.STDIN, 0, 1))) == b""
     assert not call.done
+
+
+def bulk(length: int, checksum: int, *runs: tuple[int, int], kind: int = Kind.STDOUT, number: int = 5) -> Frame:
+    told = b"".join(struct.pack("<QI", *run) for run in runs)
+    return Frame(Kind.BULK, 1, struct.pack("<BIII", kind, number, length, checksum) + told)
+
+
+def test_output_in_memory_is_used_when_it_is_what_was_told() -> None:
+    call = Call(1, request(("ls",)), nonce=NONCE)
+    assert call.feed(bulk(5, crc32(b"hello"), (4096, 3), (9999, 4096))) == b""
+    assert call.bulk is not None
+    assert call.bulk.runs == ((4096, 3), (9999, 2))
+    assert call.copied(b"hello") == channel.free(5, True, nonce=NONCE, stream=1)
+    assert bytes(call.stdout) == b"hello"
+    assert call.bulk is None
+    for wrong in (b"hullo", b"hello!", None):
+        call.feed(bulk(5, crc32(b"hello"), (4096, 8)))
+        assert call.copied(wrong) == channel.free(5, False, nonce=NONCE, stream=1)
+    assert bytes(call.stdout) == b"hello"
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        Frame(Kind.BULK, 1, b"short"),
+        bulk(channel.MAX_BULK + 1, 0, (0, 1 << 31)),
+        bulk(8, 0, (0, 7)),
+        bulk(8, 0),
+        bulk(33, 0, *[(0, 1)] * 33),
+        bulk(4, 0, (0, 4), kind=Kind.EXIT),
+        Frame(Kind.BULK, 1, bulk(4, 0, (0, 4)).payload + b"x"),
+    ],
+)
+def test_nonsense_about_memory_is_a_lie(frame: Frame) -> None:
+    with pytest.raises(Problem, match="the guest sent a BULK"):
+        Call(1, request(("ls",)), nonce=NONCE).feed(frame)
+
+
+def test_two_bulks_at_once_are_a_lie() -> None:
+    call = Call(1, request(("ls",)), nonce=NONCE)
+    call.feed(bulk(4, 0, (0, 4)))
+    with pytest.raises(Problem, match="before the last one was answered"):
+        call.feed(bulk(4, 0, (0, 4)))

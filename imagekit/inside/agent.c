@@ -56,6 +56,7 @@ static void obey(int kind, int stream, const uint8_t *payload, size_t size)
     if (kind == PING) send_clock(PONG, payload, size);
     if (kind == KILL) kill_command(stream);
     if (kind == RENEW) renew(payload, size);
+    if (kind == FREE) take_free(payload, size);
     if (size < 9) return;
     if (kind == EXEC) take_request(stream, payload + 9, size - 9, get64(payload), payload[8]);
     if (kind == STDIN) take_stdin(stream, payload + 9, size - 9, get64(payload), payload[8]);

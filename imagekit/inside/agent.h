@@ -10,7 +10,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { HELLO = 1, EVENT, EXEC, STDIN, ACK, STDOUT, STDERR, EXIT, ERROR, KILL, PING, PONG, RENEW };
+enum { HELLO = 1, EVENT, EXEC, STDIN, ACK, STDOUT, STDERR, EXIT, ERROR, KILL, PING, PONG, RENEW, BULK, FREE };
 enum { MAX_PAYLOAD = 4096, MAX_PIECE = 2048, MAX_REQUEST = 65536, MAX_STREAMS = 8, MAX_ENDED = 64 };
 
 /* ---- wire.c: frames, and the tty that they travel on ---- */
@@ -44,6 +44,13 @@ int64_t kill_late(int64_t time);
 void reap_commands(void);
 void commands_to_poll(struct pollfd *fds);
 void serve_commands(const struct pollfd *fds);
+
+/* ---- bulk.c: much output at once ---- */
+
+int send_bulk(int of, int what, int end);
+void take_free(const uint8_t *said, size_t length);
+int resend_bulk(void);
+void drop_bulk(void);
 
 /* ---- builtin.c: what needs no program of the image ---- */
 

@@ -11,6 +11,7 @@ struct command {
     int in, out, err;             /* our ends of its pipes, -1 when closed */
     int status, has_ended;        /* as waitpid says */
     int was_late;                 /* killed on its time-out */
+    int is_held;                  /* a bulk of it is under way: nothing may overtake that */
     int64_t began, deadline;      /* deadline 0: none */
     uint64_t stdin_taken;         /* bytes that went through the pipe */
     int stdin_ended;
@@ -112,6 +113,7 @@ static int make_pipes(int pipes[4][2])
         if (pipe2(pipes[i], O_CLOEXEC)) return -1;
     fcntl(pipes[0][1], F_SETFL, O_NONBLOCK);
     fcntl(pipes[1][0], F_SETFL, O_NONBLOCK);
+    fcntl(pipes[1][0], F_SETPIPE_SZ, 1 << 20); /* a bulk */
     fcntl(pipes[2][0], F_SETFL, O_NONBLOCK);
     return 0;
 }
@@ -263,6 +265,7 @@ void drop_commands(void)
         release(c);
     }
     memset(ended, 0, sizeof ended);
+    drop_bulk();
 }
 
 /* ---- what happens to them ---- */
@@ -300,7 +303,8 @@ void reap_commands(void)
 static int drain(struct command *c, int *end, int kind)
 {
     static uint8_t data[MAX_PAYLOAD];
-    if (*end < 0) return 0;
+    if (*end < 0 || c->is_held) return 0;
+    if ((c->is_held = send_bulk(c->stream, kind, *end))) return 0;
     ssize_t n = read(*end, data, sizeof data);
     if (n > 0) send_frame(kind, c->stream, data, (size_t)n);
     if (n == 0) close_end(end);
@@ -313,21 +317,23 @@ static void finish(struct command *c)
     do
         if (!has_room()) return;
     while (drain(c, &c->out, STDOUT) || drain(c, &c->err, STDERR));
-    tell_end(c);
+    if (!c->is_held) tell_end(c);
 }
 
 void commands_to_poll(struct pollfd *fds)
 {
     for (struct command *c = commands; c < commands + MAX_STREAMS; c++, fds += 3) {
-        int is_live = c->stream >= 0 && c->pid;
+        int is_live = c->stream >= 0 && c->pid, is_open = is_live && !c->is_held && has_room();
         fds[0] = (struct pollfd){is_live && c->has_piece ? c->in : -1, POLLOUT, 0};
-        fds[1] = (struct pollfd){is_live && has_room() ? c->out : -1, POLLIN, 0};
-        fds[2] = (struct pollfd){is_live && has_room() ? c->err : -1, POLLIN, 0};
+        fds[1] = (struct pollfd){is_open ? c->out : -1, POLLIN, 0};
+        fds[2] = (struct pollfd){is_open ? c->err : -1, POLLIN, 0};
     }
 }
 
 void serve_commands(const struct pollfd *fds)
 {
+    int through = resend_bulk();
+    if (through >= 0 && find(through)) find(through)->is_held = 0;
     for (struct command *c = commands; c < commands + MAX_STREAMS; c++, fds += 3) {
         if (c->stream < 0 || !c->pid) continue;
         if (c->has_piece) feed(c);

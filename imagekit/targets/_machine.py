@@ -21,6 +21,7 @@ from imagekit.errors import RigProblem
 from imagekit.guest import Console, GuestProblem, MachineProblem, escape
 from imagekit.patience import Outcome, Patience, Spent
 from imagekit.rig import Rig
+from imagekit.targets import _qemu_bulk
 from imagekit.targets._qemu_agent import Agent
 from imagekit.targets._qemu_effort import Effort
 from imagekit.targets._qemu_ending import Ending, epitaph
@@ -49,6 +50,7 @@ class Lines(NamedTuple):
     console: socket.socket
     channel: socket.socket
     words: socket.socket  # its stdout and stderr
+    bulk: int  # a memory file that it writes parts of the guest's memory to
 
 
 class _Line(asyncio.Protocol):
@@ -276,19 +278,21 @@ class Machine:
             await self._quit()
 
     async def _begin(self, stack: AsyncExitStack) -> None:
-        pairs = [socket.socketpair() for _ in Lines._fields]
+        pairs = [socket.socketpair() for _ in range(4)]
+        bulk = stack.enter_context(_qemu_bulk.file())
         for ours, theirs in pairs:
             stack.callback(ours.close)
             stack.callback(theirs.close)
-        self._process = self._launch(Lines(*(theirs for _, theirs in pairs)))
+        self._process = self._launch(Lines._make([*(theirs for _, theirs in pairs), bulk]))
         stack.callback(host.end, self._process)
         self._effort = Effort(self.pid)
         for _, theirs in pairs:
             theirs.close()
-        ends = Lines(*(ours for ours, _ in pairs))
+        ends = Lines._make([*(ours for ours, _ in pairs), bulk])
         self._console = await self._connect(stack, ends.console, self._take_console)
         self._channel = await self._connect(stack, ends.channel, self._take_channel)
         self.agent.send = self._channel.send
+        _qemu_bulk.install(self, bulk)
         printed = await self._connect(stack, ends.words, self.words.feed)
         await self._greet(stack, ends.monitor, printed)
         self._end = asyncio.create_task(self._await_end(printed))

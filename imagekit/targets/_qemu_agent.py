@@ -4,27 +4,30 @@ import asyncio
 import errno
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from itertools import count
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from imagekit.call import Call
 from imagekit.channel import (
     MAX_OUTPUT,
     MAX_STREAMS,
-    Call,
+    Bulk,
     Decoder,
     Frame,
     Hello,
     Kind,
     encode,
+    free,
+    parse_bulk,
     parse_hello,
     renewal,
     request,
     text,
 )
 from imagekit.console import WIDTH, escape
-from imagekit.errors import Problem
+from imagekit.errors import Problem, RigProblem
 from imagekit.guest import Finished
 from imagekit.patience import Patience
 from imagekit.targets._qemu_progress import Progress
@@ -43,6 +46,10 @@ OFF = Patience(work=120.0, idle=120.0, silent=20.0)  # of a guest that was told 
 NOT_STARTED = {errno.ENOENT: 127, errno.ENOTDIR: 127, errno.EACCES: 126, errno.ENOEXEC: 126}  # as a shell says it
 
 
+async def _cannot_fetch(_: Bulk) -> bytes:
+    raise RigProblem("nobody can look into the guest's memory")
+
+
 class Agent:
     """The host's end of the channel: takes what the line gave, hands frames to the calls that wait for them."""
 
@@ -50,11 +57,13 @@ class Agent:
         self.hello: Hello | None = None
         self.send: Callable[[bytes], None] = lambda _: None
         self.lies: dict[int, Problem] = {}  # streams on which the guest sent nonsense
+        self.fetch: Callable[[Bulk], Coroutine[Any, Any, bytes]] = _cannot_fetch
         self.places = asyncio.Semaphore(MAX_STREAMS)
         self._nonce, self._progress, self._tell = nonce, progress, tell
         self._decoders = {nonce: Decoder(nonce)}  # two while a renewal is under way
         self._calls: dict[int, Call] = {}
         self._numbers = count(1)
+        self._copying: set[asyncio.Task[None]] = set()
 
     def take(self, data: bytes) -> None:
         """What the line gave now, in whatever pieces; garbage is skipped."""
@@ -103,12 +112,30 @@ class Agent:
                 return self.hello is not None and self._progress.take(text(frame))
         call = self._calls.get(frame.stream)
         if call is None:
+            if frame.kind is Kind.BULK:  # of a command that nobody waits for any more
+                self.send(free(parse_bulk(frame).number, True, nonce=self._nonce, stream=frame.stream))
             return False
         try:
             self.send(call.feed(frame))
+            if frame.kind is Kind.BULK:
+                self._begin_copy(call)
         except Problem as problem:
             self.lies[frame.stream] = problem
         return call.done or frame.stream in self.lies
+
+    def _begin_copy(self, call: Call) -> None:
+        task = asyncio.create_task(self._copy(call))
+        self._copying.add(task)
+        task.add_done_callback(self._copying.discard)
+
+    async def _copy(self, call: Call) -> None:
+        """Take what a command left in the guest's memory; where that cannot be, the guest sends it by frames."""
+        data = None
+        if call.bulk:
+            with suppress(RigProblem, OSError):
+                data = await self.fetch(call.bulk)
+        self.send(call.copied(data))
+        self._tell()
 
     def _greet(self, hello: Hello, nonce: str) -> None:
         """The agent's first word under a nonce, which must be in it; later ones are repetitions."""

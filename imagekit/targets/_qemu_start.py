@@ -79,7 +79,7 @@ def launcher(made: Plan, *, handles: tuple[int, ...]) -> Callable[[Lines], "Pope
             console = stack.enter_context(_piped(lines.console)) if made.command.clock else lines.console.fileno()
             plugs = [(stack.enter_context(wire.plug()).fileno(), wire.mac) for wire in made.rig.wires]
             wiring = Wiring(lines.monitor.fileno(), console, channel_line, tuple(plugs))
-            ends = (console, *(line.fileno() for line in lines[:3]), *(handle for handle, _ in plugs))
+            ends = (console, *(line.fileno() for line in lines[:3]), lines.bulk, *(handle for handle, _ in plugs))
             argv = made.tools.argv(made.program, *replace(made, command=made.command._replace(wiring=wiring)).arguments)
             return host.launch(argv, env=made.tools.env, pass_fds=(*handles, *made.handles, *ends),
                                stdin=DEVNULL, stdout=lines.words, stderr=STDOUT)  # fmt: skip
