@@ -26,7 +26,7 @@ AHEAD = MAX_PIECE // 2  # bytes of stdin: with the request they fit into the tty
 class Call:
     """One command in the guest, seen from the host: takes frames, says what to send next, keeps what came."""
 
-    def __init__(self, stream: int, packed: bytes, stdin: bytes = b"", *, nonce: str) -> None:
+    def __init__(self, stream: int, packed: bytes, stdin: bytes = b"", *, nonce: str, is_open: bool = False) -> None:
         self.exit: Exit | None = None
         self.error: Error | None = None
         self.stdout = bytearray()
@@ -35,6 +35,7 @@ class Call:
         self._stream = stream
         self._nonce = nonce
         self._uploads = [(Kind.EXEC, packed), (Kind.STDIN, stdin)]  # the one that is under way comes first
+        self._is_open = is_open  # more stdin may come
         self._taken = 0  # bytes of the first that were acknowledged
         self.bulk: Bulk | None = None  # what is to be copied, and then given to `copied`
         self._is_ahead = False  # stdin went along with the request
@@ -49,7 +50,7 @@ class Call:
         """The first bytes to send: a short stdin goes along with a short request, which saves a round trip."""
         (_, packed), (kind, stdin) = self._uploads
         first = self.again()
-        if len(packed) <= MAX_PIECE and len(stdin) <= AHEAD:
+        if len(packed) <= MAX_PIECE and len(stdin) <= AHEAD and not self._is_open:
             self._is_ahead = True
             first += encode(kind, struct.pack("<QB", 0, True) + stdin, nonce=self._nonce, stream=self._stream)
         return first
@@ -60,8 +61,28 @@ class Call:
             return b"" if self.done else self._answer
         kind, data = self._uploads[0]
         end = self._taken + MAX_PIECE
-        piece = struct.pack("<QB", self._taken, end >= len(data)) + data[self._taken : end]
+        is_more = kind is Kind.STDIN and self._is_open
+        if is_more and self._taken >= len(data):
+            return self._answer  # nothing to say for now
+        piece = struct.pack("<QB", self._taken, end >= len(data) and not is_more) + data[self._taken : end]
         return self._answer + encode(kind, piece, nonce=self._nonce, stream=self._stream)
+
+    def add(self, data: bytes, *, is_last: bool = False) -> bytes:
+        """More stdin, for a call that was begun open; returns what to send now."""
+        if self.done or not self._is_open:
+            return b""
+        kind, stdin = self._uploads[-1]
+        is_idle = len(self._uploads) == 1 and self._taken >= len(stdin)
+        self._uploads[-1] = (kind, stdin + data)
+        self._is_open = not is_last
+        return self.again() if is_idle else b""
+
+    def take(self) -> tuple[bytes, bytes]:
+        """What it printed since this was asked last; that is not kept any more, and makes room."""
+        taken = bytes(self.stdout), bytes(self.stderr)
+        self.stdout.clear()
+        self.stderr.clear()
+        return taken
 
     def copied(self, data: bytes | None) -> bytes:
         """Take the bytes that `bulk` told of, None where they cannot be copied, and return what to send now."""

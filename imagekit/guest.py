@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO, NoReturn
 
-from imagekit import files, health, ssh
+from imagekit import expect, files, health, ssh
 from imagekit.boot import Boot, Stage
 from imagekit.console import Console as Console
 from imagekit.console import escape as escape
@@ -21,7 +21,9 @@ from imagekit.http import Http
 from imagekit.patience import Stopwatch, wall_watch
 from imagekit.rig import Rig as Rig
 from imagekit.ssh import Ssh
+from imagekit.stream import Stream as Stream
 
+FOLLOWING = 30.0  # seconds of its own that a guest takes to open a file
 SHOW_HOST_KEYS = """cat /etc/ssh/ssh_host_*_key.pub
 for key in /etc/dropbear/dropbear_*_host_key; do dropbearkey -y -f $key; done"""
 
@@ -117,6 +119,31 @@ class Guest:
     def services(self) -> Mapping[str, ServiceState]:
         """Every service by its name, as it is now: `guest.services()["web"].state == "ready"`."""
         return self.health().services
+
+    def ports(self) -> set[int]:
+        """The TCP ports that something in the guest listens on."""
+        tables = [files.read(self.run_argv, f"/proc/net/{name}") for name in ("tcp", "tcp6") if self._has(name)]
+        return expect.listening(b"".join(tables))
+
+    def _has(self, table: str) -> bool:
+        return self.run_argv(("@stat", f"/proc/net/{table}"), input=b"", env={}, timeout=30.0).code == 0
+
+    def expect(self, condition: str, *, by: str = "", timeout: float = 60.0) -> str:
+        """Wait until a condition holds, as `guest.expect("tcp:80", by="nginx")`; expect.py lists them.
+
+        Gives up at once when the guest is gone, or the service `by` (any, where none is named) failed or ended twice.
+        """
+        return expect.wait(self, condition, by=by, timeout=timeout, states=lambda: health.states(self.events()))
+
+    def follow(self, path: str) -> Stream:
+        """What is added to a file from now on: `with guest.follow("/var/log/x") as log: log.expect("started")`."""
+        stream: Stream = self.stream_argv(("@follow", path))
+        seconds = self.stopwatch()
+        while b"following" not in stream.stderr:
+            if stream.poll(1.0) is not None or seconds() > FOLLOWING:
+                stream.stop()
+                raise GuestProblem(f"follow: {path}: {escape(stream.stderr).strip() or 'the agent does not answer'}")
+        return stream
 
     def read(self, path: str, *, limit: int = files.LIMIT) -> bytes:
         """A file of the guest's; raises GuestProblem when it is missing, or has more than `limit` bytes."""

@@ -8,7 +8,7 @@ import pytest
 from test_qemu_boot import boot, image
 
 from imagekit.call import Call
-from imagekit.errors import GuestProblem
+from imagekit.errors import GuestProblem, Problem
 from imagekit.guest import Guest
 from imagekit.image import Service, Text
 
@@ -96,3 +96,83 @@ def test_much_output_is_copied_from_memory_or_comes_by_frames(
     done = guest.run(["/bin/sh", "-c", "for n in 1 2 3 4 5 6; do cat /tmp/some; done; exit 3"])
     assert (done.code, done.stdout) == (3, data * 6)
     assert sum(copies) > 12_288  # where it is seen, nearly all; else until the guest gives up
+
+
+def test_what_is_waited_for_comes_or_never_will(guest: Guest) -> None:
+    assert guest.expect("tcp:80", by="httpd") == "port 80 is open"
+    assert guest.expect("http:80/index.html").startswith("HTTP/1.")
+    assert guest.expect("service:httpd").startswith("httpd: ready")
+    assert guest.expect("console:imagekit: ready") != "nothing"
+    assert "No such file" in guest.expect("not file:/none")
+    guest.run(["/bin/sh", "-c", "(sleep 0.3; echo begun; echo done) >/tmp/log &"]).check()
+    assert guest.expect("log:/tmp/log:^do.e$") == "last line: done"
+    assert guest.expect("command:grep -q done /tmp/log") == "it ended with 0"
+    assert 80 in guest.ports()
+
+
+@pytest.mark.parametrize(
+    ("condition", "by", "words"),
+    [
+        ("tcp:81", "", "expected tcp:81: not within 0.3 s; last seen: port 81: Connection refused"),
+        ("not tcp:80", "", "expected not tcp:80: not within 0.3 s; last seen: port 80 is open"),
+        ("http:80/none", "", "last seen: HTTP/1.[01] 404"),
+        ("command:exit 3", "", "last seen: it ended with 3"),
+        ("console:never printed", "", "expected console:never printed: not within"),
+    ],
+)
+def test_a_wait_that_fails_tells_what_was_seen_last(guest: Guest, condition: str, by: str, words: str) -> None:
+    with pytest.raises(GuestProblem, match=words):
+        guest.expect(condition, by=by, timeout=0.3)
+
+
+def test_nobody_waits_for_what_cannot_come(guest: Guest) -> None:
+    guest.expect("not command:! grep -q 'service failed dying' /run/imagekit/events")
+    with pytest.raises(GuestProblem, match="it will not come: dying failed: ended with 3"):
+        guest.expect("tcp:82", by="dying", timeout=1e6)
+    with pytest.raises(Problem, match="there is no service nobody"):
+        guest.expect("tcp:82", by="nobody")
+    with pytest.raises(Problem, match="'port:82' is no condition"):
+        guest.expect("port:82")
+    with pytest.raises(Problem, match="pattern makes no sense"):
+        guest.expect("log:/tmp/log:(")
+
+
+def test_a_command_is_talked_with(guest: Guest) -> None:
+    with guest.stream_argv(["/bin/sh"]) as shell:
+        shell.send(b"echo one; echo two; read x; echo got $x\n")
+        shell.expect("^two$")
+        shell.send(b"a word\n")
+        shell.expect("got a word")
+        shell.send(b"x" * 5000 + b"\nexit 5\n")
+        shell.close_input()
+        assert shell.finished() == 5
+        assert shell.stderr.endswith(b"File name too long\n")
+    with guest.stream_argv(["/bin/sh", "-c", "echo 1; echo 2; printf 3"]) as stream:
+        assert list(stream) == ["1", "2", "3"]
+        assert stream.code == 0
+    with guest.stream_argv(["sleep", "1000"]) as stream, pytest.raises(GuestProblem, match=r"'x' did not come within"):
+        stream.expect("x", timeout=0.2)
+    assert guest.run("pidof sleep").code == 1
+
+
+def test_a_log_is_followed_across_its_rotation(guest: Guest) -> None:
+    guest.write("/tmp/follow.log", b"old\n")
+    with guest.follow("/tmp/follow.log") as log:
+        guest.run(["/bin/sh", "-c", "echo new >> /tmp/follow.log"])
+        assert log.expect("^.+\n").group() == b"new\n"
+        guest.run(
+            ["/bin/sh", "-c", "mv /tmp/follow.log /tmp/1; echo next > /tmp/follow.log; echo last >> /tmp/follow.log"]
+        )
+        log.expect("^next$")
+        log.expect("^last$")
+
+
+def test_a_terminal_is_one(guest: Guest) -> None:
+    with guest.stream_argv(
+        ["@terminal", "31", "97", "/bin/sh", "-c", "stty size; tty; read x; echo got $x; exit 6"]
+    ) as t:
+        t.expect("31 97")
+        t.expect("/dev/pts/0")
+        t.send(b"typed\n")
+        t.expect("got typed")
+        assert t.finished() == 6

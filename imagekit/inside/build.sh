@@ -14,5 +14,6 @@ build() { # NAME SOURCE...
             -ffunction-sections -fdata-sections -Wl,--gc-sections -Wl,--build-id=none -o "$out/$name.$arch" "$@"
     done
 }
-build agent agent.c builtin.c bulk.c command.c health.c renew.c sha256.c tail.c wire.c
+build agent agent.c builtin.c bulk.c command.c follow.c health.c renew.c sha256.c tail.c \
+    terminal.c wait.c wire.c
 build boot boot.c early.c event.c lease.c network.c ready.c run.c service.c stage.c

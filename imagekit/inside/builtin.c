@@ -121,9 +121,12 @@ static const struct builtin {
     int (*run)(char **argv);
     const char *usage;
 } BUILTINS[] = {
+    {"@follow", 2, follow, "PATH"},
     {"@read", 4, read_file, "PATH OFFSET LENGTH"},
     {"@stat", 2, tell_file, "PATH [sha256]"},
     {"@tail", 4, tell_tails, "FOLDER SINCE LINES"},
+    {"@terminal", 4, run_terminal, "ROWS COLUMNS ARGV..."},
+    {"@wait", 2, wait_for, "[not] CONDITION"},
     {"@write", 3, write_file, "PATH MODE"},
 };
 

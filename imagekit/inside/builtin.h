@@ -17,3 +17,9 @@ void sha256_end(char hex[65]);
 /* ---- tail.c ---- */
 
 int tell_tails(char **argv);
+
+/* ---- wait.c, follow.c, terminal.c ---- */
+
+int wait_for(char **argv);
+int follow(char **argv);
+int run_terminal(char **argv);

@@ -1,7 +1,8 @@
 """What the QEMU machines share: start an artifact, wait for what was asked for, and give a Guest."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,16 @@ from imagekit.artifact import Opened
 from imagekit.boot import Boot, Stage
 from imagekit.guest import Finished, Guest, Rig
 from imagekit.store import Store
-from imagekit.targets import _qemu_agent, _qemu_fittings, _qemu_measure, _qemu_restore, _qemu_start, _qemu_wait
+from imagekit.stream import Stream
+from imagekit.targets import (
+    _qemu_agent,
+    _qemu_fittings,
+    _qemu_measure,
+    _qemu_restore,
+    _qemu_start,
+    _qemu_stream,
+    _qemu_wait,
+)
 from imagekit.targets._qemu_lives import Lives, connector
 from imagekit.targets._qemu_plan import Plan, plan
 from imagekit.targets._qemu_progress import boot_seconds
@@ -59,6 +69,11 @@ def guest(target: str, lives: Lives) -> Guest:
         machine = lives.check_channel(argv[0])
         return machine.ask(lambda: _qemu_agent.run(machine, argv, stdin=input, env=env, timeout=timeout))
 
+    def stream(argv: Sequence[str], *, env: Mapping[str, str] | None = None) -> Stream:
+        machine = lives.check_channel(argv[0])
+        opened = _qemu_stream.open_stream(machine, tuple(argv), env=env or {})
+        return replace(opened, stopwatch=lives.watch)
+
     def is_alive() -> bool:
         return lives.machine.is_alive
 
@@ -85,6 +100,7 @@ def guest(target: str, lives: Lives) -> Guest:
         lives.console,
         lives.facts,
         is_alive,
+        stream,
         stopwatch=lives.watch,
         events=events,
         wait_ready=lives.wait_ready,

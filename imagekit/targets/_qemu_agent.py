@@ -74,10 +74,10 @@ class Agent:
                         self._tell()
 
     @contextmanager
-    def call(self, packed: bytes, stdin: bytes = b"") -> Iterator[tuple[int, Call]]:
+    def call(self, packed: bytes, stdin: bytes = b"", *, is_open: bool = False) -> Iterator[tuple[int, Call]]:
         """Begin a command; its frames are taken until the `with` ends, and then it is told to die if it lives."""
         number = next(self._numbers)
-        call = self._calls[number] = Call(number, packed, stdin, nonce=self._nonce)
+        call = self._calls[number] = Call(number, packed, stdin, nonce=self._nonce, is_open=is_open)
         self.send(call.start())
         try:
             yield number, call
@@ -121,7 +121,7 @@ class Agent:
                 self._begin_copy(call)
         except Problem as problem:
             self.lies[frame.stream] = problem
-        return call.done or frame.stream in self.lies
+        return call.done or frame.stream in self.lies or frame.kind in (Kind.STDOUT, Kind.STDERR)
 
     def _begin_copy(self, call: Call) -> None:
         task = asyncio.create_task(self._copy(call))
@@ -158,7 +158,7 @@ async def run(
             def is_over() -> bool:
                 return call.done or number in agent.lies
 
-            again = asyncio.create_task(_send_again(agent, call))
+            again = asyncio.create_task(send_again(agent, call))
             try:
                 tick = machine.teller(lambda: (f"waiting for {argv[0]}", _said(call).splitlines()[-1]))
                 late = (await machine.until(is_over, patience, tick)).limit
@@ -226,7 +226,8 @@ def _said(call: Call) -> str:
     return escape(bytes(call.stderr[-1000:] or call.stdout[-1000:])).strip() or "nothing"
 
 
-async def _send_again(agent: Agent, call: Call) -> None:
+async def send_again(agent: Agent, call: Call) -> None:
+    """Say again what was not acknowledged, until the call is done or this is cancelled."""
     while not call.done:
         await asyncio.sleep(AGAIN)
         agent.send(call.again())
