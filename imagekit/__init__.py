@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from imagekit.image import Symlink as Symlink
     from imagekit.image import Text as Text
     from imagekit.image import User as User
+    from imagekit.rig import Disk as Disk
     from imagekit.rig import Node as Node
 
 __all__ = (  # noqa: RUF022 - most to least important, not sorted
@@ -37,6 +38,7 @@ __all__ = (  # noqa: RUF022 - most to least important, not sorted
     "Static",
     "DOCS",
     "Node",
+    "Disk",
     "Problem",
     "GuestProblem",
 )
@@ -52,4 +54,4 @@ def __getattr__(name: str) -> object:
         return getattr(errors, name)
     from imagekit import image, rig
 
-    return getattr(rig if name == "Node" else image, name)
+    return getattr(rig if name in ("Node", "Disk") else image, name)

@@ -54,7 +54,7 @@ def test_its_host_key_is_its_own(guest):
 
 
 def test_nothing_else_is_open(guest):
-    assert listening(guest) == {22}
+    assert listening(guest) == guest.ports() == {22}
 
 
 def test_as_testinfra_sees_it(host):

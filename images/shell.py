@@ -32,5 +32,19 @@ def test_is_itself(guest, image, arch):
     assert guest.run("uname -m").text == arch
 
 
+def test_files_go_in_and_out(guest):
+    digest = guest.write("/root/notes", bytes(range(256)) * 64, mode=0o600)
+    assert guest.read("/root/notes") == bytes(range(256)) * 64
+    seen = guest.stat("/root/notes", digest=True)
+    assert (seen.mode, seen.size, seen.sha256) == (0o600, 256 * 64, digest)
+
+
+def test_a_log_is_followed(guest):
+    guest.write("/root/log", b"old\n")
+    with guest.follow("/root/log") as log:
+        guest.run(["/bin/sh", "-c", "echo started >>/root/log"]).check()
+        log.expect("^started$")
+
+
 def test_shell_runs_without_a_machine(sandbox):
     assert sandbox.run(["/bin/sh", "-c", "echo hello"]).text == "hello"

@@ -51,6 +51,11 @@ def test_opens_port_80_and_nothing_else(guest):
     assert listening(guest) == {80}
 
 
+def test_is_there_when_it_says_so(guest):
+    guest.expect("http:80/", by="nginx")  # at once given up if nginx failed
+    guest.expect("not tcp:443")
+
+
 def test_configuration_is_valid(guest):
     guest.run("/usr/sbin/nginx -t").check()
 
