@@ -39,7 +39,8 @@ can read it: whatever arrives is still hostile input.)
     FREE      host   u32 number, u8 1 when those bytes were copied; else they are sent by frames
 
     request = u32 time-out in ms (0: none), u32 number of arguments, u32 number of variables,
-              then NUL-terminated: working directory, arguments, variables as NAME=VALUE
+              then NUL-terminated: working directory, arguments, variables as NAME=VALUE; "PATH" and "HOME" alone
+              stand for those that most commands get, since each byte to the guest costs time
 
 A UART has no flow control: EXEC and STDIN pieces are at most 2048 bytes and the next one is sent when the last one was
 acknowledged; the guest acknowledges stdin when the command's pipe took it. A piece with another offset than the one
@@ -225,7 +226,8 @@ def request(
     argv: Sequence[str], *, env: Mapping[str, str] | None = None, cwd: str = "/", timeout: float = 0.0
 ) -> bytes:
     """A command as the agent wants it; `env` is added to ENVIRONMENT, a time-out of 0 is none."""
-    variables = [f"{name}={value}" for name, value in {**ENVIRONMENT, **(env or {})}.items()]
+    wanted = {**ENVIRONMENT, **(env or {})}
+    variables = [name if ENVIRONMENT.get(name) == value else f"{name}={value}" for name, value in wanted.items()]
     words = [word.encode("utf-8", "surrogateescape") for word in (cwd, *argv, *variables)]
     if not argv or not argv[0]:
         raise Problem("an empty command cannot be run")
@@ -254,7 +256,7 @@ def parse_request(packed: bytes) -> Asked:
         cwd, argv, env = words[0], words[1 : 1 + count], words[1 + count : -1]
         if words[-1] or len(argv) != count or len(env) != variables or not count:
             raise ValueError("wrong number of words")
-        pairs = dict(pair.split("=", 1) for pair in env)
+        pairs = dict((f"{word}={ENVIRONMENT[word]}" if word in ENVIRONMENT else word).split("=", 1) for word in env)
     except (struct.error, ValueError, IndexError) as error:
         raise Problem(f"not a request: {error}") from error
     return Asked(tuple(argv), pairs, cwd, milliseconds / 1000)

@@ -2,10 +2,12 @@
 
 It is the lowest floor because it also runs as a script, by a bare interpreter that knows no package:
 
-    python -I -S namespace.py [--die-with PID] [--usr DIR | --root DIR] [--environment FD] -- PROGRAM ARGUMENT...
+    python -I -S namespace.py [--die-with PID] [--usr DIR | --root DIR] [--environment FD] [--builtins FD]
+                              -- PROGRAM ARGUMENT...
 
 The program becomes that very process; with --root it is a child, whose end ends everything it started. Everything
-that is needed after a mount is loaded before it: below another /usr, Python cannot import.
+that is needed after a mount is loaded before it: below another /usr, Python cannot import. A PROGRAM such as "@read" is
+the one behind the descriptor of --builtins.
 """
 
 # ruff: noqa: PTH101, PTH102, PTH103, PTH112, PTH114, PTH115, PTH120 - pathlib costs as much as the rest of this script
@@ -203,8 +205,11 @@ def _names() -> None:
 # --- becoming the program -------------------------------------------------------------------------------------------
 
 
-def become(argv: list[str], env: dict[str, str]) -> int:
+def become(argv: list[str], env: dict[str, str], builtins: int = -1) -> int:
     """execve(2), searching PATH as execvp(3) does; returns only when it cannot, the code to exit with."""
+    if builtins >= 0:
+        os.set_inheritable(builtins, False)
+        os.execve(builtins, argv, env)
     name, failure = argv[0], NOT_FOUND
     folders = [""] if "/" in name else (env.get("PATH") or PATH).split(":")
     for folder in folders:
@@ -236,11 +241,11 @@ def contain() -> None:
     os.close(alive)
 
 
-def under_init(argv: list[str], env: dict[str, str]) -> int:
+def under_init(argv: list[str], env: dict[str, str], builtins: int = -1) -> int:
     """Run a program as process 2 and reap orphans meanwhile; process 1 ignores signals that it has no handler for."""
     program = os.fork()
     if program == 0:
-        os._exit(become(argv, env))
+        os._exit(become(argv, env, builtins))
     while True:
         ended, status = os.wait()
         if ended == program:
@@ -275,7 +280,7 @@ def main(words: list[str]) -> int:
             contain()
             writable = stage(options["--root"], writable=options.get("--writes") != "no")
             pivot()
-            return under_init(argv, env) if argv else _tell(writable)
+            return under_init(argv, env, int(options.get("--builtins", -1))) if argv else _tell(writable)
     except OSError as error:
         say(str(error.strerror or error))
         return FAILED

@@ -69,6 +69,8 @@ def test_both_ends_of_the_channel_have_the_same_numbers() -> None:
     magic = re.search(r"MAGIC\[4\] = \{'(.)', '(.)', (\w+), (\w+)\}", (INSIDE / "wire.c").read_text())
     assert magic is not None
     assert bytes([ord(magic[1]), ord(magic[2]), int(magic[3], 0), int(magic[4], 0)]) == channel.MAGIC
+    command = (INSIDE / "command.c").read_text()
+    assert dict(re.findall(r'"(\w+)"\)\) \*env = "\1=([^"]+)"', command)) == channel.ENVIRONMENT
     assert f'FOLDER "{Path(channel.AGENT).parent.name}"' in (INSIDE / "agent.c").read_text()
 
 

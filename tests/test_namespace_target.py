@@ -1,5 +1,6 @@
 """Commands in an image's tree: ephemeral, bounded, and gone when they end."""
 
+import hashlib
 import os
 import subprocess
 import sys
@@ -214,3 +215,22 @@ def test_no_mount_is_left(guest):
     guest.run("cat /etc/hello").check()
     assert Path("/proc/self/mountinfo").read_text() == before
     assert host.look_up("sh")
+
+
+def test_files_are_read_and_told_without_any_program_of_the_image(guest):
+    assert guest.read("/etc/hello") == b"from the image\n"
+    told = guest.stat("/etc/hello", digest=True)
+    assert (told.kind, told.size, told.mode, told.uid) == ("file", 15, 0o600, 0)
+    assert told.sha256 == hashlib.sha256(b"from the image\n").hexdigest()
+    with pytest.raises(GuestProblem, match="read: /none: No such file or directory"):
+        guest.read("/none")
+    assert guest.run(["@none"]).code == 127
+    assert guest.stat("/proc/self/fd/1").kind == "symlink"
+    for handle in range(3, 10):  # neither the program nor its environment is held
+        with pytest.raises(GuestProblem, match="No such file"):
+            guest.stat(f"/proc/self/fd/{handle}")
+
+
+def test_what_would_be_gone_again_is_not_written(guest):
+    with pytest.raises(GuestProblem, match=r"/etc/hello: .* each command of a namespace sees the tree as it was built"):
+        guest.write("/etc/hello", b"more")

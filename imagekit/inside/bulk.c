@@ -86,6 +86,7 @@ int send_bulk(int of, int what, int end)
     ssize_t n = is_off ? -1 : read(end, slot, room);
     if (n <= 0) return 0;
     size = (size_t)n;
+    fcntl(end, F_SETPIPE_SZ, SLOT); /* there is more to come while the host copies */
     stream = of;
     kind = what;
     payload[0] = (uint8_t)what;

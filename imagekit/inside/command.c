@@ -113,7 +113,6 @@ static int make_pipes(int pipes[4][2])
         if (pipe2(pipes[i], O_CLOEXEC)) return -1;
     fcntl(pipes[0][1], F_SETFL, O_NONBLOCK);
     fcntl(pipes[1][0], F_SETFL, O_NONBLOCK);
-    fcntl(pipes[1][0], F_SETPIPE_SZ, 1 << 20); /* a bulk */
     fcntl(pipes[2][0], F_SETFL, O_NONBLOCK);
     return 0;
 }
@@ -146,6 +145,15 @@ static int split(struct command *c, char **words, uint32_t count)
         p = stop + 1;
     }
     return p == end;
+}
+
+/* The variables that most commands get, in full (ENVIRONMENT in channel.py). */
+static void complete(char **env)
+{
+    for (; *env; env++) {
+        if (!strcmp(*env, "PATH")) *env = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+        if (!strcmp(*env, "HOME")) *env = "HOME=/root";
+    }
 }
 
 /* Tell how a stream ended, which is then free again. */
@@ -182,6 +190,7 @@ static void run(struct command *c)
         split(c, words, 1 + argc + envc)) {
         memmove(words + argc + 2, words + argc + 1, envc * sizeof *words);
         words[argc + 1] = words[argc + 2 + envc] = NULL;
+        complete(words + argc + 2);
         if (!strcmp(words[1], "@health")) return answer_health(c);
         c->deadline = ms ? now() + ms * 1000000LL : 0;
         failure = start(c, words + 1, words + argc + 2, words[0]);

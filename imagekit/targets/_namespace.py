@@ -10,7 +10,7 @@ import subprocess
 import sys
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from imagekit import host, namespace
@@ -20,9 +20,11 @@ from imagekit.errors import Problem, RigProblem
 from imagekit.guest import Console, Finished, Guest, GuestProblem, Rig
 from imagekit.store import Store
 
+BUILTINS = Path(__file__).parents[1] / "inside" / "bin" / f"agent.{os.uname().machine}"  # "@read" and its like
 FORM = "1"  # raise it when what is unpacked changes
 MOUNT_POINTS = ("proc", "sys", "dev", "run", "tmp")
 MAX_OUTPUT = 64 << 20  # bytes of each stream of one command
+EPHEMERAL = "each command of a namespace sees the tree as it was built"
 HINT = "`imagekit doctor` tells how this machine can allow it"
 
 
@@ -37,6 +39,8 @@ def start(opened: Opened, *, rig: Rig, store: Store) -> Guest:
     def run(argv: Sequence[str], *, input: bytes, env: Mapping[str, str], timeout: float) -> Finished:
         if stopped:
             raise GuestProblem(f"{' '.join(argv)}: the guest was stopped")
+        if argv[0] == "@write":
+            raise GuestProblem(f"{argv[1]}: a file that is written is gone again: {EPHEMERAL}", "ask for `guest`")
         process = _launch(root, argv, env)
         running.add(process)
         if stopped:  # between the question above and now
@@ -133,14 +137,23 @@ def _is_writable(root: Path) -> bool:
 
 def _launch(root: Path, argv: Sequence[str], env: Mapping[str, str]) -> "subprocess.Popen[bytes]":
     pipe = subprocess.PIPE
-    variables = os.memfd_create("environment")
-    try:
-        text = "".join(f"{name}={value}\0" for name, value in {**_environment(), **env}.items())
-        os.pwrite(variables, text.encode("utf-8", "surrogateescape"), 0)
-        full = _argv(root, argv, "--environment", str(variables))
-        return host.launch(full, stdin=pipe, stdout=pipe, stderr=pipe, pass_fds=(variables,))
-    finally:
-        os.close(variables)
+    text = "".join(f"{name}={value}\0" for name, value in {**_environment(), **env}.items())
+    with ExitStack() as stack:
+        files = {"--environment": _memory(text.encode("utf-8", "surrogateescape"), stack)}
+        if argv[0].startswith("@"):
+            files["--builtins"] = _memory(BUILTINS.read_bytes(), stack)
+        options = [word for name, handle in files.items() for word in (name, str(handle))]
+        full = _argv(root, argv, *options)
+        return host.launch(full, stdin=pipe, stdout=pipe, stderr=pipe, pass_fds=tuple(files.values()))
+
+
+def _memory(data: bytes, stack: ExitStack) -> int:
+    handle = os.memfd_create("imagekit")
+    stack.callback(os.close, handle)
+    rest, done = memoryview(data), 0
+    while done < len(data):
+        done += os.pwrite(handle, rest[done:], done)
+    return handle
 
 
 def _argv(root: Path, argv: Sequence[str], *options: str) -> list[str]:
