@@ -141,8 +141,9 @@ class Agent:
         """The agent's first word under a nonce, which must be in it; later ones are repetitions."""
         if hello.echo != nonce.encode() or (self.hello and nonce == self._nonce):
             return
+        if nonce != self._nonce:  # under the old one it says nothing of the renewal, which goes on
+            self._decoders = {nonce: self._decoders[nonce]}
         self.hello, self._nonce = hello, nonce
-        self._decoders = {nonce: self._decoders[nonce]}
 
 
 async def run(
