@@ -19,6 +19,7 @@ class Bench(NamedTuple):
     lines: Lines
     facts: dict[tuple[Path, str, str, str], dict[str, Any]]  # (definition, arch, format, target) -> measured
     told: set[tuple[Path, str, str, str]]  # the places whose facts travel with a report already
+    damaged: set[tuple[Path, str, str, str]]  # the places whose machine was taken away
 
     @property
     def say(self) -> Callable[[str], None]:

@@ -55,7 +55,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         raise pytest.Collector.CollectError(f"{metafunc.function.__name__}: a test asks for guest or sandbox, not both")
     with told(pytest.Collector.CollectError):
         points = matrix.places(
-            _image_in(metafunc.module) or matrix.UNNAMED, depth=columns[-1] + 1, boots=PARAMS[2] in names
+            _image_in(metafunc.module) or matrix.UNNAMED,
+            depth=columns[-1] + 1,
+            boots=None if "system" in metafunc.fixturenames else PARAMS[2] in names,
         )
     points = points or [matrix.NOWHERE]  # is deselected; an empty parametrisation would be a skipped test
     rows = [[point[column] for column in columns] for point in points]

@@ -34,11 +34,21 @@ class Console:
         gap = f"\n[... {dropped} bytes not kept ...]\n" if dropped else ""
         return escape(bytes(self.head)) + gap + escape(bytes(self.tail))
 
+    def since(self, mark: int) -> bytes:
+        """What was printed after the first `mark` bytes, as far as it is kept."""
+        begin = self.total - len(self.tail)  # where in all that was printed the tail begins
+        return bytes(self.head[mark:] + self.tail[max(0, mark - begin) :])
+
     def end(self, lines: int = 30) -> str:
         """The last lines, each marked as the guest's own words."""
-        last = escape(bytes(self.head[-END:] + self.tail[-END:])[-END:]).rstrip().splitlines()[-lines:]
-        shown = (line if len(line) <= WIDTH else f"{line[:WIDTH]}..." for line in last)
-        return "\n".join(f"guest| {line}" for line in shown) or "guest| (it printed nothing)"
+        return marked(bytes(self.head[-END:] + self.tail[-END:])[-END:], lines)
+
+
+def marked(data: bytes, lines: int) -> str:
+    """The last lines of a guest's bytes, each marked as its own words and no wider than a report can bear."""
+    last = escape(data[-END:]).rstrip().splitlines()[-lines:]
+    shown = (line if len(line) <= WIDTH else f"{line[:WIDTH]}..." for line in last)
+    return "\n".join(f"guest| {line}" for line in shown) or "guest| (it printed nothing)"
 
 
 def escape(data: bytes) -> str:

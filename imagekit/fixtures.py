@@ -24,10 +24,12 @@ if TYPE_CHECKING:  # at run time when a fixture is first asked for: this file is
     from imagekit.topology import Topology
     from imagekit.tree import Tree
 
-SCOPES: dict[str, Literal["session", "module"]] = {
+CLEAN = "the guest powered off"
+SCOPES: dict[str, Literal["session", "module", "function"]] = {
     **dict.fromkeys(("key", "store"), "session"),
     **dict.fromkeys(("image", "lock", "arch", "tree", "artifact", "rebuilt", "sandbox", "guest", "rig"), "module"),
-    "recorded": "module",
+    **dict.fromkeys(("recorded", "system"), "module"),
+    **dict.fromkeys(("fresh", "boot"), "function"),
     "topology": "module",
 }
 
@@ -122,14 +124,90 @@ def guest(
     request: Any, image: Image, artifact: Artifact, _imagekit_target: str, key: Key, rig: Rig, store: Store,
     _imagekit: Bench,
 ) -> Iterator[Guest]:  # fmt: skip
-    """The image booted and ready: one machine per module."""
+    """The image booted and ready: one machine per module, and a clean one after a test that broke it."""
+    from dataclasses import replace
+
     from imagekit import plugs, report
 
     target = plugs.load("targets", _imagekit_target)
-    with artifact.opened(key) as opened, target.start(opened, rig=rig, store=store) as started:
-        place = request.path, artifact.arch, artifact.format, _imagekit_target
+    place = request.path, artifact.arch, artifact.format, _imagekit_target
+    again = replace(rig, fresh=True) if place in _imagekit.damaged else rig
+    with artifact.opened(key) as opened, target.start(opened, rig=again, store=store) as started:
         _imagekit.facts[place] = report.of_guest(started, image)
         yield started
+        is_alive = started.is_alive()
+    if is_alive and rig.channel:
+        _check_end(started)
+
+
+def fresh(
+    artifact: Artifact, _imagekit_target: str, key: Key, rig: Rig, store: Store, _imagekit: Bench
+) -> Iterator[Guest]:
+    """A booted machine of the test's own, restored from a template where that can be: facts["fresh"] says so."""
+    from dataclasses import replace
+
+    from imagekit import plugs
+
+    target = plugs.load("targets", _imagekit_target)
+    with (
+        artifact.opened(key) as opened,
+        target.start(opened, rig=replace(rig, fresh=True), store=store) as started,
+    ):
+        yield started
+
+
+class Boots:
+    """A factory of machines that are started specially: `boot(memory=512, disks=(Disk("data", size="64 MiB"),))`."""
+
+    def __init__(self, start: Callable[[Rig], Guest], rig: Rig) -> None:
+        self.started: list[Guest] = []
+        self._start, self._rig = start, rig
+
+    def __call__(self, **options: Any) -> Guest:
+        """Start a machine; the options are fields of Rig. It is stopped when the test ends."""
+        from dataclasses import fields, replace
+
+        from imagekit.errors import unknown
+
+        known = [field.name for field in fields(self._rig) if field.name not in ("say", "tools")]
+        for name in options:
+            if name not in known:
+                raise unknown("option of boot()", name, known)
+        guest = self._start(replace(self._rig, **options))
+        self.started.append(guest)
+        return guest
+
+
+def boot(artifact: Artifact, _imagekit_target: str, key: Key, rig: Rig, store: Store) -> Iterator[Boots]:
+    """A factory for special boots: firmware, memory, disks, kernel arguments, what to wait for."""
+    from imagekit import plugs
+
+    target = plugs.load("targets", _imagekit_target)
+    with ExitStack() as stack:
+        opened = stack.enter_context(artifact.opened(key))
+
+        def start(rig: Rig) -> Guest:
+            started: Guest = stack.enter_context(target.start(opened, rig=rig, store=store))
+            return started
+
+        yield Boots(start, rig)
+
+
+def system(guest: Guest) -> Guest:
+    """The image at each depth that it offers: a booted machine, and a namespace."""
+    return guest
+
+
+def _check_end(guest: Guest) -> None:
+    """Raise GuestProblem when a machine that was asked to power off did not."""
+    from imagekit.errors import GuestProblem
+
+    how = guest.facts.get("stopped", CLEAN)
+    if how != CLEAN:
+        end = f"\n{guest.console.end()}"
+        raise GuestProblem(
+            f"it did not power off cleanly when it was asked to: {how}{end}", "see onshutdown and stop_timeout"
+        )
 
 
 def recorded(
@@ -189,7 +267,21 @@ def rig(_imagekit: Bench) -> Rig:
     from imagekit.guest import Rig
 
     tools, accelerator = _imagekit.option("tools", "auto"), _imagekit.option("accel", "auto")
-    return Rig(tools=tools, accelerator=accelerator, say=_imagekit.say)
+    scale = timeout_scale(_imagekit.option("timeout-scale", 1.0))
+    return Rig(tools=tools, accelerator=accelerator, say=_imagekit.say, timeout_scale=scale)
+
+
+def timeout_scale(given: Any) -> float:
+    """What every time-out is multiplied by; raises Problem for anything but a number above 0."""
+    from imagekit.errors import Problem
+
+    try:
+        scale = float(given)
+    except (TypeError, ValueError):
+        scale = 0.0
+    if not 0 < scale < 1e6:
+        raise Problem(f"--timeout-scale {given!r} is no scale", "a number above 0: 3 waits three times as long")
+    return scale
 
 
 def key(_imagekit: Bench) -> Key:

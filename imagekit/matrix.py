@@ -70,11 +70,17 @@ def offered(image: Image) -> tuple[Point, ...]:
     return _offered(image.arches, image.formats)
 
 
-def places(image: Image, *, depth: int, boots: bool = True) -> list[Point]:
-    """Where a test runs that needs a tree (depth 1), an artifact (2), or a machine (3) that boots or does not."""
+def places(image: Image, *, depth: int, boots: bool | None = True) -> list[Point]:
+    """Where a test runs that needs a tree (depth 1), an artifact (2), or a machine (3) that boots, or does not.
+
+    `boots=None` takes both kinds of machine.
+    """
     chains = offered(image)
+    boot_or_not = (True, False) if boots is None else (boots,)
     if depth == 3:
-        chains = tuple(full for full in chains if full.target and plugs.load("targets", full.target).boots == boots)
+        chains = tuple(
+            full for full in chains if full.target and plugs.load("targets", full.target).boots in boot_or_not
+        )
     return list(dict.fromkeys(Point(*full[:depth]) for full in chains))
 
 

@@ -7,7 +7,22 @@ from typing import Any
 
 from imagekit.errors import Problem, unknown
 
-KNOWN = ("arch", "format", "target", "tools", "key", "mirror", "keyring", "image-report", "accel", "update-baseline")
+KNOWN = (
+    "arch",
+    "format",
+    "target",
+    "tools",
+    "key",
+    "mirror",
+    "keyring",
+    "image-report",
+    "accel",
+    "update-baseline",
+    "timeout-scale",
+    "on-failure",
+    "failures",
+    "compare",
+)
 
 
 def lookup(name: str, given: Any = None, *, folder: Path | None = None, default: Any = None) -> Any:

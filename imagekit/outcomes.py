@@ -1,32 +1,125 @@
-"""What became of a test, as it is reported: facts, problems without frames, and what its machine had to say."""
+"""What became of a test, as it is reported: facts, problems without frames, and what its machines had to say."""
 
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from imagekit.bench import BENCH, is_problem
+from imagekit.aftercare import BEGAN, SNOOZED, Began, machines
+from imagekit.bench import BENCH, is_problem, option
 from imagekit.collection import image_of, point
+
+WAYS = ("shell", "keep")  # of --on-failure
+KEPT = "imagekit.kept"  # a property: the folder of a failure
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
-    """Facts travel with the report; a Problem is shown without frames, and a guest's console beside what failed."""
-    item.config.stash[BENCH].lines.clear()
+    """Facts travel with the report; a Problem is shown without frames, beside what its machines said."""
+    bench = item.config.stash[BENCH]
+    bench.lines.clear()
     if call.when == "setup" and (image := image_of(item)):
         from imagekit import report
 
-        bench = item.config.stash[BENCH]
         item.user_properties += report.told(image.name, (item.path, *point(item)), bench.facts, bench.told)
-    facts = getattr(getattr(item, "funcargs", {}).get("guest"), "facts", None)  # others' "guest" is anything
-    if call.when == "call" and isinstance(facts, dict):
+    found = machines(item)
+    if call.when == "call" and "guest" in found:
         from imagekit import report
 
-        item.user_properties += report.booted(facts)
+        item.user_properties += report.booted(found["guest"].facts)
     if call.excinfo and not isinstance(call.excinfo.value, pytest.skip.Exception):
-        console = getattr(getattr(item, "funcargs", {}).get("guest"), "console", None)
-        if console and call.when:
-            item.add_report_section(call.when, "stdout guest console", console.end(60))
+        if found and call.when != "teardown":
+            _describe(item, call, found)
         if is_problem(call.excinfo.value):
             failure = pytest.fail.Exception(str(call.excinfo.value), pytrace=False)
             call.excinfo = pytest.ExceptionInfo.from_exception(failure.with_traceback(call.excinfo.tb))
     return (yield)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_exception_interact(node: Any, call: pytest.CallInfo[Any]) -> None:
+    """--on-failure=shell: into the machine as it is, before anything is taken down."""
+    if (
+        isinstance(node, pytest.Item)
+        and call.when == "call"
+        and _way(node.config) == "shell"
+        and _terminal(node.config)
+    ):
+        from imagekit import attach
+
+        for name, guest in machines(node).items():
+            if guest.is_alive():
+                capture = node.config.pluginmanager.getplugin("capturemanager")
+                with capture.global_and_fixture_disabled():
+                    attach.shell(guest, f"{node.nodeid}: {name}")
+
+
+def _describe(item: pytest.Item, call: pytest.CallInfo[None], found: Mapping[str, Any]) -> None:
+    """Add to the report what the machines say, and keep it in a folder."""
+    from imagekit import failure
+    from imagekit.errors import Problem
+
+    began = item.stash.get(BEGAN, Began({}, {}, call.start))
+    seen = []
+    for name, guest in found.items():
+        look = began.looks.get(id(guest))
+        seen.append(failure.Seen(name, guest, look.console if look else 0, began.events.get(id(guest), 0), began.at))
+        for title, text in failure.sections(seen[-1]):
+            item.add_report_section(str(call.when), f"stdout {title}", text)
+    if getattr(call.excinfo, "typename", "") == "XFailed":
+        return
+    try:
+        lines = _kept(item, seen)
+    except Problem as problem:
+        lines = [str(problem)]
+    item.add_report_section(str(call.when), "stdout kept", "\n".join(lines))
+
+
+def _kept(item: pytest.Item, seen: Sequence[Any]) -> list[str]:
+    """Keep the machines of a failed test as files; where they are, for the report."""
+    from imagekit import failure
+
+    way = _way(item.config)
+    with_machine = way == "keep" or (way == "shell" and not _terminal(item.config))
+    folder = failure.open_folder(failures(item.config), item.nodeid)
+    missing = [failure.keep(folder, one, machine=with_machine) for one in seen]
+    said = "; ".join(filter(None, missing))
+    failure.describe(folder, item.nodeid, {one.name: one.guest.target for one in seen}, said)
+    item.user_properties.append((KEPT, str(folder)))
+    lines = [str(folder)]
+    if with_machine and way == "shell":
+        lines.append("no shell: this run has no terminal of its own, so the machine was kept")
+    if with_machine and any((folder / f"{one.name}.machine").is_dir() for one in seen):
+        lines.append(f"imagekit attach '{item.nodeid}'")
+    return [*lines, *filter(None, [said])]
+
+
+def failures(config: pytest.Config) -> Path:
+    """Where failures are kept."""
+    from imagekit.stores.directory import open_store
+
+    given = option(config, "failures")
+    return Path(given).absolute() if given else open_store().folder("failures")
+
+
+def summary(stats: Mapping[str, Sequence[Any]]) -> Iterator[str]:
+    """Lines for the end of the run: what is snoozed, and until when."""
+    words = [str(getattr(test, "wasxfail", "")) for name in ("xfailed", "xpassed") for test in stats.get(name, ())]
+    until = sorted(word.removeprefix(SNOOZED).partition(":")[0] for word in words if word.startswith(SNOOZED))
+    if until:
+        yield f"snoozed: {len(until)}, the first until {until[0]}"
+
+
+def _way(config: pytest.Config) -> str:
+    return str(option(config, "on-failure", ""))
+
+
+def _terminal(config: pytest.Config) -> bool:
+    """Whether somebody can type: not in a worker of xdist, not in a pipeline."""
+    import sys
+
+    with suppress(ValueError, OSError, AttributeError):  # a stdin that is closed, or pytest's own
+        return not hasattr(config, "workerinput") and sys.__stdin__ is not None and sys.__stdin__.isatty()
+    return False

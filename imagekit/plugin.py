@@ -15,11 +15,11 @@ from typing import Any
 
 import pytest
 
-from imagekit import collection, fixtures, outcomes, progress
-from imagekit.bench import BENCH, DIMENSIONS, Bench, option
+from imagekit import aftercare, collection, fixtures, outcomes, progress
+from imagekit.bench import BENCH, DIMENSIONS, Bench, option, told
 from imagekit.collection import PARAMS
 
-PARTS = (collection, outcomes)  # with hooks of their own
+PARTS = (collection, aftercare, outcomes)  # with hooks of their own
 
 for _name, _scope in fixtures.SCOPES.items():
     globals()[_name] = pytest.fixture(scope=_scope, name=_name)(getattr(fixtures, _name))
@@ -47,6 +47,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         add(name, action="append", metavar="NAME", help=shown)
     add("tools", choices=("auto", "host", "tree"), help="where QEMU and its like come from (default: auto)")
     add("key", metavar="FILE", help="sign and verify with this key")
+    add("accel", choices=("auto", "kvm", "tcg"), help="how machines run (default: auto, which asks a probe guest)")
+    add("timeout-scale", metavar="N", help="multiply every time-out of a guest by N")
+    add("on-failure", choices=outcomes.WAYS, help="keep the machine of a failed test, or open a shell in it")
+    add("failures", metavar="DIR", help="where to keep what is known of failed tests (default: in the cache)")
     add("update-baseline", action="store_const", const="yes", help="put how images boot on record, beside them")
     add("image-report", metavar="FILE", help="write what was measured as JSON lines")
 
@@ -55,11 +59,13 @@ def pytest_configure(config: pytest.Config) -> None:
     """Judge names wherever they were given; let a worker of xdist end with its controller, even by kill -9."""
     for name in DIMENSIONS:
         option(config, name)
+    with told(pytest.UsageError):
+        fixtures.timeout_scale(option(config, "timeout-scale", 1.0))
     report = Path(option(config, "image-report", "r")).absolute()
     if not report.parent.is_dir() or report.is_dir():
         raise pytest.UsageError(f"--image-report: {report} cannot be a file: make its folder, or name another")
     put, columns = _terminal(config)
-    config.stash[BENCH] = Bench(partial(option, config), progress.Lines(put, columns=columns), {}, set())
+    config.stash[BENCH] = Bench(partial(option, config), progress.Lines(put, columns=columns), {}, set(), set())
     for part in PARTS:
         config.pluginmanager.register(part, part.__name__)
     if hasattr(config, "workerinput"):
@@ -104,8 +110,10 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """The table of what was built and booted against its budgets, and the file that --image-report asks for."""
     path = option(config, "image-report")
-    told = (test for tests in terminalreporter.stats.values() for test in tests)
-    if not path and not any(getattr(test, "user_properties", ()) for test in told):
+    tests = [test for tests in terminalreporter.stats.values() for test in tests]
+    for line in outcomes.summary(terminalreporter.stats):
+        terminalreporter.write_line(line)
+    if not path and not any(getattr(test, "user_properties", ()) for test in tests):
         return
     from imagekit import report
 

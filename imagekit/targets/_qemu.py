@@ -130,6 +130,7 @@ def facts(lives: Lives) -> dict[str, Any]:
         "pid": machine.pid,
         "cmdline": plan.cmdline("..." if plan.rig.channel else ""),  # each start has a nonce of its own
         "address": lives.ports.address,
+        "by_hand": plan.by_hand,
         "qemu_cpu_seconds": machine.cpu_seconds,
         "boots": lives.boots,
     }

@@ -1,0 +1,161 @@
+"""What is done about machines around a test: they are looked at before and after, and a broken one is replaced."""
+
+import sys
+from collections.abc import Iterable
+from datetime import date
+from typing import Any, NamedTuple
+
+import pytest
+
+from imagekit import fixtures
+from imagekit.bench import BENCH, told
+from imagekit.collection import point
+
+ALLOWS = "allows(name, ..., match=REGEX): the test may leave this damage (checks/damage.py has the names)"
+SNOOZE = "snooze(until='YYYY-MM-DD', reason='...'): until then a failure is expected; afterwards it fails"
+SNOOZED = "snoozed until "
+HINT = "a test that changes its machine asks for `fresh` or `boot`; @pytest.mark.allows states an exception"
+OWN = ("fresh", "boot")  # fixtures that give a test machines of its own, which it may use up
+
+
+class Began(NamedTuple):
+    """How the machines of a test were when it began."""
+
+    looks: dict[int, Any]  # id of the guest -> damage.Look
+    events: dict[int, int]  # id of the guest -> how many it had told
+    at: float  # seconds of CLOCK_REALTIME
+
+
+BEGAN, BROKEN = pytest.StashKey[Began](), pytest.StashKey[bool]()
+
+
+def machines(item: pytest.Item) -> dict[str, Any]:
+    """The guests that a test uses, by words for them; those of a topology, too."""
+    found: dict[str, Any] = {}
+    topologies = sys.modules.get("imagekit.topology")  # loaded by whoever makes one
+    for name, value in getattr(item, "funcargs", {}).items():
+        if name == "guest" or name == "fresh":
+            found[name] = value
+        elif isinstance(value, fixtures.Boots):
+            found |= {f"{name}-{n}": guest for n, guest in enumerate(value.started, 1)}
+        elif topologies and isinstance(value, topologies.Topology):  # by whatever name a fixture gives it
+            found |= {f"{name}.{node}": guest for node, guest in value.guests.items()}
+    return found
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let pytest know our markers."""
+    for line in (ALLOWS, SNOOZE):
+        config.addinivalue_line("markers", line)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Judge markers before anything runs: a typo, a bad date."""
+    with told(pytest.UsageError):
+        for item in items:
+            for _ in _allowed(item, ()):
+                pass
+            for mark in item.iter_markers("snooze"):
+                _snooze(item, mark)
+
+
+def _snooze(item: pytest.Item, mark: pytest.Mark) -> None:
+    from imagekit.errors import Problem
+
+    until, reason = mark.kwargs.get("until"), mark.kwargs.get("reason")
+    try:
+        day = until if isinstance(until, date) else date.fromisoformat(str(until))
+    except ValueError:
+        day = None
+    if mark.args or set(mark.kwargs) != {"until", "reason"} or day is None or not reason or not str(reason).strip():
+        raise Problem(f"{item.nodeid}: {mark!r} is no snooze", "@pytest.mark." + SNOOZE.partition(":")[0])
+    if date.today() <= day:
+        item.add_marker(pytest.mark.xfail(reason=f"{SNOOZED}{day}: {reason}", strict=False), append=False)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """A snooze that is over is a failure: what it put off has not been done."""
+    for mark in item.iter_markers("snooze"):
+        until = mark.kwargs["until"]
+        if date.today() > (until if isinstance(until, date) else date.fromisoformat(until)):
+            pytest.fail(f"snoozed until {until}, which is over: {mark.kwargs['reason']}", pytrace=False)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Any:
+    """A test that leaves a machine damaged has failed, and the next test gets a clean one."""
+    shared = machines(item)
+    if not shared:
+        return (yield)
+    from time import time
+
+    from imagekit.checks import damage
+
+    looks = {id(guest): damage.look(guest) for guest in shared.values()}
+    item.stash[BEGAN] = Began(looks, {id(guest): len(guest.events()) for guest in shared.values()}, time())
+    try:
+        result = yield
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException:
+        if said := _damage(item):
+            item.add_report_section("call", "stdout damage", said)
+        raise
+    if said := _damage(item):
+        from imagekit.errors import GuestProblem
+
+        raise GuestProblem(f"{item.name} left damage behind\n{said}", HINT)
+    return result
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Any:
+    """Take a damaged machine away from the tests that follow: the fixture starts another one when it is asked for."""
+    try:
+        return (yield)
+    finally:
+        if item.stash.get(BROKEN, False):
+            info: Any = getattr(item, "_fixtureinfo", None)
+            for definition in info.name2fixturedefs.get("guest", ())[:1]:  # the first is ours: others rest on it
+                item.config.stash[BENCH].damaged.add((item.path, *point(item)))
+                definition.finish(item._request)  # type: ignore[attr-defined]
+
+
+def _damage(item: pytest.Item) -> str:
+    """What the test broke and has no leave to break, a line each."""
+    from imagekit.checks import damage
+
+    lines: list[str] = []
+    for name, guest in machines(item).items():
+        before = item.stash[BEGAN].looks.get(id(guest), damage.Look(0, None))
+        found, _ = damage.since(before, guest)
+        if name == "guest" and (found or not guest.is_alive()):
+            item.stash[BROKEN] = True  # allowed or not: nobody else shall have it
+        if name.startswith(OWN):
+            found = [broken for broken in found if broken.name in damage.OF_THE_KERNEL]
+        allowed = list(_allowed(item, found))
+        lines += [f"  {name}: {broken}" for broken in found if broken not in allowed]
+    return "\n".join(lines)
+
+
+def _allowed(item: pytest.Item, found: Iterable[Any]) -> Iterable[Any]:
+    """The damage that markers allow; raises Problem for a marker that says nothing."""
+    import re
+
+    from imagekit.checks import damage
+    from imagekit.errors import Problem, unknown
+
+    for mark in item.iter_markers("allows"):
+        if not mark.args or set(mark.kwargs) - {"match"}:
+            raise Problem(f"{item.nodeid}: {mark!r} allows nothing", "@pytest.mark." + ALLOWS.partition(":")[0])
+        for name in mark.args:
+            if name not in damage.KNOWN:
+                problem = unknown("damage", str(name), damage.KNOWN)
+                raise Problem(f"{item.nodeid}: @pytest.mark.allows: {problem.message}", problem.hint)
+        try:
+            pattern = re.compile(mark.kwargs.get("match", ""))
+        except (re.error, TypeError) as error:
+            raise Problem(f"{item.nodeid}: @pytest.mark.allows: match: {error}", "Python's `re` says how") from None
+        yield from (broken for broken in found if broken.name in mark.args and pattern.search(broken.words))
