@@ -29,16 +29,21 @@ class Began(NamedTuple):
 BEGAN, BROKEN = pytest.StashKey[Began](), pytest.StashKey[bool]()
 
 
+def is_topology(value: object) -> bool:
+    """Whether a fixture's value is several machines; nothing is loaded to find out."""
+    topologies = sys.modules.get("imagekit.topology")
+    return topologies is not None and isinstance(value, topologies.Topology)
+
+
 def machines(item: pytest.Item) -> dict[str, Any]:
     """The guests that a test uses, by words for them; those of a topology, too."""
     found: dict[str, Any] = {}
-    topologies = sys.modules.get("imagekit.topology")  # loaded by whoever makes one
     for name, value in getattr(item, "funcargs", {}).items():
         if name == "guest" or name == "fresh":
             found[name] = value
         elif isinstance(value, fixtures.Boots):
             found |= {f"{name}-{n}": guest for n, guest in enumerate(value.started, 1)}
-        elif topologies and isinstance(value, topologies.Topology):  # by whatever name a fixture gives it
+        elif is_topology(value):  # by whatever name a fixture gives it
             found |= {f"{name}.{node}": guest for node, guest in value.guests.items()}
     return found
 
@@ -56,7 +61,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             for _ in _allowed(item, ()):
                 pass
-            for mark in item.iter_markers("snooze"):
+            for mark in list(item.iter_markers("snooze")):  # a snooze adds a marker
                 _snooze(item, mark)
 
 
@@ -74,20 +79,12 @@ def _snooze(item: pytest.Item, mark: pytest.Mark) -> None:
         item.add_marker(pytest.mark.xfail(reason=f"{SNOOZED}{day}: {reason}", strict=False), append=False)
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_runtest_setup(item: pytest.Item) -> None:
-    """A snooze that is over is a failure: what it put off has not been done."""
-    for mark in item.iter_markers("snooze"):
-        until = mark.kwargs["until"]
-        if date.today() > (until if isinstance(until, date) else date.fromisoformat(until)):
-            pytest.fail(f"snoozed until {until}, which is over: {mark.kwargs['reason']}", pytrace=False)
-
-
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Any:
     """A test that leaves a machine damaged has failed, and the next test gets a clean one."""
+    _check_snoozes(item)
     shared = machines(item)
-    if not shared:
+    if not shared and not any(isinstance(value, fixtures.Boots) for value in getattr(item, "funcargs", {}).values()):
         return (yield)
     from time import time
 
@@ -121,6 +118,14 @@ def pytest_runtest_teardown(item: pytest.Item) -> Any:
             for definition in info.name2fixturedefs.get("guest", ())[:1]:  # the first is ours: others rest on it
                 item.config.stash[BENCH].damaged.add((item.path, *point(item)))
                 definition.finish(item._request)  # type: ignore[attr-defined]
+
+
+def _check_snoozes(item: pytest.Item) -> None:
+    """A snooze that is over is a failure: what it put off has not been done."""
+    for mark in item.iter_markers("snooze"):
+        until = mark.kwargs["until"]
+        if date.today() > (until if isinstance(until, date) else date.fromisoformat(until)):
+            pytest.fail(f"snoozed until {until}, which is over: {mark.kwargs['reason']}", pytrace=False)
 
 
 def _damage(item: pytest.Item) -> str:

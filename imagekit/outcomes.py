@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from imagekit.aftercare import BEGAN, SNOOZED, Began, machines
+from imagekit.aftercare import BEGAN, SNOOZED, Began, is_topology, machines
 from imagekit.bench import BENCH, is_problem, option
 from imagekit.collection import image_of, point
 
@@ -85,6 +85,9 @@ def _kept(item: pytest.Item, seen: Sequence[Any]) -> list[str]:
     with_machine = way == "keep" or (way == "shell" and not _terminal(item.config))
     folder = failure.open_folder(failures(item.config), item.nodeid)
     missing = [failure.keep(folder, one, machine=with_machine) for one in seen]
+    for net in getattr(item, "funcargs", {}).values():
+        for name, network in getattr(net, "networks", {}).items() if is_topology(net) else ():
+            (folder / f"{name}.pcap").write_bytes(network.capture.pcap())  # for tcpdump and Wireshark
     said = "; ".join(filter(None, missing))
     failure.describe(folder, item.nodeid, {one.name: one.guest.target for one in seen}, said)
     item.user_properties.append((KEPT, str(folder)))
