@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterable
+from contextlib import suppress
 from datetime import date
 from typing import Any, NamedTuple
 
@@ -54,29 +55,36 @@ def pytest_configure(config: pytest.Config) -> None:
         config.addinivalue_line("markers", line)
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Judge markers before anything runs: a typo, a bad date."""
-    with told(pytest.UsageError):
-        for item in items:
-            for _ in _allowed(item, ()):
-                pass
-            for mark in list(item.iter_markers("snooze")):  # a snooze adds a marker
-                _snooze(item, mark)
+    with told(pytest.Collector.CollectError):
+        for _ in _allowed(metafunc.definition, ()):
+            pass
+        for mark in metafunc.definition.iter_markers("snooze"):
+            _until(metafunc.definition, mark)
 
 
-def _snooze(item: pytest.Item, mark: pytest.Mark) -> None:
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """A snoozed test may fail until its day; a marker that says nothing is told when the test runs."""
+    for mark in list(item.iter_markers("snooze")):
+        day = mark.kwargs.get("until")
+        with suppress(ValueError):
+            day = day if isinstance(day, date) else date.fromisoformat(str(day))
+            if date.today() <= day:
+                reason = f"{SNOOZED}{day}: {mark.kwargs.get('reason')}"
+                item.add_marker(pytest.mark.xfail(reason=reason, strict=False), append=False)
+
+
+def _until(item: pytest.Item, mark: pytest.Mark) -> date:
+    """The last day of a snooze; raises Problem for one that has none, or no reason."""
     from imagekit.errors import Problem
 
     until, reason = mark.kwargs.get("until"), mark.kwargs.get("reason")
-    try:
+    with suppress(ValueError):
         day = until if isinstance(until, date) else date.fromisoformat(str(until))
-    except ValueError:
-        day = None
-    if mark.args or set(mark.kwargs) != {"until", "reason"} or day is None or not reason or not str(reason).strip():
-        raise Problem(f"{item.nodeid}: {mark!r} is no snooze", "@pytest.mark." + SNOOZE.partition(":")[0])
-    if date.today() <= day:
-        item.add_marker(pytest.mark.xfail(reason=f"{SNOOZED}{day}: {reason}", strict=False), append=False)
+        if not mark.args and set(mark.kwargs) == {"until", "reason"} and str(reason).strip():
+            return day
+    raise Problem(f"{item.nodeid}: {mark!r} is no snooze", "@pytest.mark." + SNOOZE.partition(":")[0])
 
 
 @pytest.hookimpl(wrapper=True)
@@ -123,9 +131,8 @@ def pytest_runtest_teardown(item: pytest.Item) -> Any:
 def _check_snoozes(item: pytest.Item) -> None:
     """A snooze that is over is a failure: what it put off has not been done."""
     for mark in item.iter_markers("snooze"):
-        until = mark.kwargs["until"]
-        if date.today() > (until if isinstance(until, date) else date.fromisoformat(until)):
-            pytest.fail(f"snoozed until {until}, which is over: {mark.kwargs['reason']}", pytrace=False)
+        if date.today() > (day := _until(item, mark)):
+            pytest.fail(f"snoozed until {day}, which is over: {mark.kwargs['reason']}", pytrace=False)
 
 
 def _damage(item: pytest.Item) -> str:
@@ -133,7 +140,11 @@ def _damage(item: pytest.Item) -> str:
     from imagekit.checks import damage
 
     lines: list[str] = []
+    boots = [value for value in getattr(item, "funcargs", {}).values() if isinstance(value, fixtures.Boots)]
+    awaited = [guest for value in boots for guest in value.awaited]
     for name, guest in machines(item).items():
+        if any(guest is one for one in awaited):
+            continue
         before = item.stash[BEGAN].looks.get(id(guest), damage.Look(0, None))
         found, _ = damage.since(before, guest)
         if name == "guest" and (found or not guest.is_alive()):

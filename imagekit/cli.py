@@ -149,6 +149,29 @@ def run(asked: "Namespace") -> int:
         return int(_namespace.execute(opened, asked.command or ["/bin/sh"], store=store))
 
 
+def attach(asked: "Namespace") -> int:
+    """Go on with the machine of a failed test, as pytest --on-failure=keep left it: a shell in it."""
+    from pathlib import Path
+
+    from imagekit import attach, plugs
+    from imagekit.errors import Problem
+    from imagekit.guest import Rig
+
+    store = _store()
+    given = _option(asked, "failures", "")
+    folder, test, targets = attach.find(Path(given) if given else store.folder("failures"), asked.test)
+    kept, target, name = attach.machine(folder, targets, asked.machine)
+    resume = plugs.load("targets", target).resume
+    if resume is None:
+        raise Problem(f"a machine of {target} cannot go on")
+    with resume(kept, rig=Rig(tools=_option(asked, "tools", "auto"), say=_say), store=store) as guest:
+        _quiet()
+        if asked.console:
+            print(guest.console.text)
+            return 0
+        return attach.shell(guest, f"{test}: {name}, as it was")
+
+
 def inspect(asked: "Namespace") -> int:
     """Show what an image consists of: its packages, sizes and digests; with --tree every path."""
     from imagekit import artifact, build
@@ -355,6 +378,7 @@ VERBS = {
     "build": build,
     "boot": boot,
     "run": run,
+    "attach": attach,
     "inspect": inspect,
     "verify": verify,
     "key": key,

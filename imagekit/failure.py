@@ -21,6 +21,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from imagekit import host
 from imagekit.boot import Stage
 from imagekit.console import escape, marked
 from imagekit.errors import Problem, RigProblem
@@ -66,10 +67,7 @@ def keep(folder: Path, seen: Seen, *, machine: bool) -> str:
     if logs := _logs(seen):
         _write(folder / f"{seen.name}.logs", logs)
     if by_hand := str(guest.facts.get("by_hand", "")):
-        script = folder / f"{seen.name}.sh"
-        about = "# The same artifact in the same machine, its console on this terminal."
-        _write(script, f"#!/bin/sh\n{about}\nexec {by_hand}\n".encode())
-        script.chmod(0o755)
+        _script(folder / f"{seen.name}.sh", by_hand)
     if guest.is_alive() and guest.facts.get("display"):
         _write(folder / f"{seen.name}.png", guest.screenshot())
     if machine and guest.is_alive():
@@ -82,16 +80,25 @@ def keep(folder: Path, seen: Seen, *, machine: bool) -> str:
     return "; ".join(missing)
 
 
+def keep_start(folder: Path, error: BaseException) -> None:
+    """What is known of a machine that never became ready: its Problem, whose hint is the line that starts it."""
+    _write(folder / "problem.txt", f"{error}\n".encode())
+    for line in str(error).splitlines():
+        if (command := line.strip().removeprefix("hint: ")).startswith("$ "):
+            _script(folder / "machine.sh", command[2:])
+
+
 def open_folder(place: Path, test: str) -> Path:
     """A new, empty folder for a failed test; the oldest of too many are removed. Raises RigProblem for a full disk."""
     folder = place / name_of(test)
     try:
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True, mode=0o700)
-        others = sorted((path for path in place.iterdir() if path.is_dir()), key=lambda path: path.stat().st_mtime)
-        for old in others[:-KEPT]:
-            if (old / ABOUT).is_file():  # nothing but ours is ours to remove
+        place.mkdir(parents=True, exist_ok=True)
+        with host.once(place, ".failures"):  # other workers keep theirs
+            for old in list(kept(place).values())[: -KEPT + 1]:
                 shutil.rmtree(old, ignore_errors=True)
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(mode=0o700)
+            describe(folder, test, {}, "")
     except OSError as error:
         raise RigProblem(
             f"cannot keep the failure in {folder}: {error.strerror}", "--failures names a folder"
@@ -149,6 +156,12 @@ def _logs(seen: Seen) -> bytes:
     except Problem:  # it hangs, or has no agent: the report of the failure itself says more
         return b""
     return done.stdout[:LOG_BYTES] if done.code == 0 else b""
+
+
+def _script(path: Path, by_hand: str) -> None:
+    about = "# The same artifact in the same machine, its console on this terminal."
+    _write(path, f"#!/bin/sh\n{about}\nexec {by_hand}\n".encode())
+    path.chmod(0o755)
 
 
 def _write(path: Path, data: bytes) -> None:

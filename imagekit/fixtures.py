@@ -161,6 +161,7 @@ class Boots:
 
     def __init__(self, start: Callable[[Rig], Guest], rig: Rig) -> None:
         self.started: list[Guest] = []
+        self.awaited: list[Guest] = []  # of these, those that were to come to something else than ready
         self._start, self._rig = start, rig
 
     def __call__(self, **options: Any) -> Guest:
@@ -173,8 +174,11 @@ class Boots:
         for name in options:
             if name not in known:
                 raise unknown("option of boot()", name, known)
-        guest = self._start(replace(self._rig, **options))
+        rig = replace(self._rig, **options)
+        guest = self._start(rig)
         self.started.append(guest)
+        if rig.wait != "ready":  # what it came to is what was asked for
+            self.awaited.append(guest)
         return guest
 
 

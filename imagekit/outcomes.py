@@ -1,7 +1,8 @@
 """What became of a test, as it is reported: facts, problems without frames, and what its machines had to say."""
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,8 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 
         item.user_properties += report.booted(found["guest"].facts)
     if call.excinfo and not isinstance(call.excinfo.value, pytest.skip.Exception):
-        if found and call.when != "teardown":
+        is_expected = call.when == "call" and item.get_closest_marker("xfail") is not None
+        if call.when != "teardown" and not is_expected and image_of(item):
             _describe(item, call, found)
         if is_problem(call.excinfo.value):
             failure = pytest.fail.Exception(str(call.excinfo.value), pytrace=False)
@@ -41,18 +43,14 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 @pytest.hookimpl(trylast=True)
 def pytest_exception_interact(node: Any, call: pytest.CallInfo[Any]) -> None:
     """--on-failure=shell: into the machine as it is, before anything is taken down."""
-    if (
-        isinstance(node, pytest.Item)
-        and call.when == "call"
-        and _way(node.config) == "shell"
-        and _terminal(node.config)
-    ):
-        from imagekit import attach
+    if not isinstance(node, pytest.Item) or call.when != "call" or _way(node.config) != "shell":
+        return
+    with _own_terminal(node.config) as is_terminal:
+        if is_terminal:
+            from imagekit import attach
 
-        for name, guest in machines(node).items():
-            if guest.is_alive():
-                capture = node.config.pluginmanager.getplugin("capturemanager")
-                with capture.global_and_fixture_disabled():
+            for name, guest in machines(node).items():
+                if guest.is_alive():
                     attach.shell(guest, f"{node.nodeid}: {name}")
 
 
@@ -68,27 +66,35 @@ def _describe(item: pytest.Item, call: pytest.CallInfo[None], found: Mapping[str
         seen.append(failure.Seen(name, guest, look.console if look else 0, began.events.get(id(guest), 0), began.at))
         for title, text in failure.sections(seen[-1]):
             item.add_report_section(str(call.when), f"stdout {title}", text)
-    if getattr(call.excinfo, "typename", "") == "XFailed":
+    if isinstance(call.excinfo and call.excinfo.value, pytest.xfail.Exception) or not _has_words(call, seen):
         return
     try:
-        lines = _kept(item, seen)
+        lines = _kept(item, call, seen)
     except Problem as problem:
         lines = [str(problem)]
     item.add_report_section(str(call.when), "stdout kept", "\n".join(lines))
 
 
-def _kept(item: pytest.Item, seen: Sequence[Any]) -> list[str]:
+def _has_words(call: pytest.CallInfo[None], seen: Sequence[Any]) -> bool:
+    """Whether there is a machine to tell of, or one that never became ready, whose Problem tells how it starts."""
+    return bool(seen) or "\nguest| " in str(call.excinfo and call.excinfo.value)
+
+
+def _kept(item: pytest.Item, call: pytest.CallInfo[None], seen: Sequence[Any]) -> list[str]:
     """Keep the machines of a failed test as files; where they are, for the report."""
     from imagekit import failure
 
     way = _way(item.config)
-    with_machine = way == "keep" or (way == "shell" and not _terminal(item.config))
+    with _own_terminal(item.config) as is_terminal:
+        with_machine = way == "keep" or (way == "shell" and not is_terminal)
     folder = failure.open_folder(failures(item.config), item.nodeid)
     missing = [failure.keep(folder, one, machine=with_machine) for one in seen]
     for net in getattr(item, "funcargs", {}).values():
         for name, network in getattr(net, "networks", {}).items() if is_topology(net) else ():
             (folder / f"{name}.pcap").write_bytes(network.capture.pcap())  # for tcpdump and Wireshark
     said = "; ".join(filter(None, missing))
+    if not seen and call.excinfo:
+        failure.keep_start(folder, call.excinfo.value)
     failure.describe(folder, item.nodeid, {one.name: one.guest.target for one in seen}, said)
     item.user_properties.append((KEPT, str(folder)))
     lines = [str(folder)]
@@ -119,10 +125,14 @@ def _way(config: pytest.Config) -> str:
     return str(option(config, "on-failure", ""))
 
 
-def _terminal(config: pytest.Config) -> bool:
-    """Whether somebody can type: not in a worker of xdist, not in a pipeline."""
-    import sys
-
-    with suppress(ValueError, OSError, AttributeError):  # a stdin that is closed, or pytest's own
-        return not hasattr(config, "workerinput") and sys.__stdin__ is not None and sys.__stdin__.isatty()
-    return False
+@contextmanager
+def _own_terminal(config: pytest.Config) -> Iterator[bool]:
+    """The user's own stdin and stdout while it lasts; False where nobody can type: a worker of xdist, a pipeline."""
+    capture: Any = config.pluginmanager.getplugin("capturemanager")
+    if capture:
+        capture.suspend(in_=True)
+    try:
+        yield not hasattr(config, "workerinput") and os.isatty(0) and os.isatty(1)
+    finally:
+        if capture:
+            capture.resume()

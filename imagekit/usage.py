@@ -109,6 +109,14 @@ def _define_run(verb: argparse.ArgumentParser) -> None:
     _key_option(verb, "key to verify with")
 
 
+def _define_attach(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("test", metavar="TEST", help="a test's node id, or the folder of its failure")
+    verb.add_argument("--machine", default="", metavar="NAME", help="which one, of a test with several")
+    verb.add_argument("--console", action="store_true", help="only show all that its console printed")
+    verb.add_argument("--failures", metavar="DIR", help="where failures are kept (default: in the cache)")
+    verb.add_argument("--tools", choices=("auto", "host", "tree"), help="where QEMU comes from")
+
+
 def _define_inspect(verb: argparse.ArgumentParser) -> None:
     _paths(verb, "definitions, folders of them, or artifacts")
     _arches(verb)
@@ -138,6 +146,7 @@ DEFINITIONS: Mapping[str, tuple[Callable[[argparse.ArgumentParser], None], tuple
         ("boot images/shell.py", "boot --chart images/web.py", "boot out/web_1_aarch64.kernel_initrd.manifest.json"),
     ),
     "run": (_define_run, ("run images/web.py -- /usr/sbin/nginx -V",)),
+    "attach": (_define_attach, ("attach 'images/web.py::test_serves[x86_64-kernel_initrd-qemu_x86_64]'",)),
     "inspect": (_define_inspect, ("inspect images/web.py --tree", "inspect out/web_1_aarch64.initrd")),
     "verify": (_define_verify, ("verify out/web_1_aarch64.initrd --key imagekit.pub",)),
     "key": (_define_key, ("key new", "key show fixtures/keys/test.pub")),

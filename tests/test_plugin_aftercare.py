@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import sys
 from datetime import date, timedelta
 from xml.etree import ElementTree
 
@@ -125,8 +126,9 @@ def test_a_machine_that_does_not_power_off_is_an_error_at_its_end(project: pytes
 def test_a_marker_that_says_nothing_ends_the_run(project: pytest.Pytester, mark: str, words: str) -> None:
     write(project, "images/toy.py", TOY + f"import pytest\n@pytest.mark.{mark}\ndef test(guest): ...\n")
     result = project.runpytest_inprocess(*ONE)
-    assert result.ret == pytest.ExitCode.USAGE_ERROR
-    assert words in result.stderr.str()
+    assert result.ret == pytest.ExitCode.INTERRUPTED
+    assert words in result.stdout.str()
+    assert "Traceback" not in result.stdout.str() + result.stderr.str()
 
 
 def test_a_snooze_expects_a_failure_until_it_is_over(project: pytest.Pytester) -> None:
@@ -164,7 +166,7 @@ def test_a_failure_shows_and_keeps_what_happened_since_the_test_began(
     result.stdout.fnmatch_lines(["*stdout guest console*", r"guest| now \x1b[[]31mthis", "*stdout guest logs*"])
     result.stdout.no_fnmatch_line("*hello from the*")
     result.stdout.fnmatch_lines(["*stdout kept*", "*/failures/*", "imagekit attach 'images/toy.py::test_it*'"])
-    (folder,) = (project.path / "cache/failures").iterdir()
+    (folder,) = (path for path in (project.path / "cache/failures").iterdir() if path.is_dir())
     assert b"now \x1b[31mthis\n" in (folder / "guest.console").read_bytes()
     assert json.loads((folder / "about.json").read_text())["targets"] == {"guest": "toy_x86_64"}
     assert (folder / "guest.machine/saved").read_text() == "0"
@@ -172,6 +174,27 @@ def test_a_failure_shows_and_keeps_what_happened_since_the_test_began(
     assert said == b"booting by hand toy\n"
     text = ElementTree.parse(project.path / "j.xml").find(".//system-out").text  # type: ignore[union-attr]
     assert "now \\x1b[31mthis" in (text or "")
+
+
+def test_what_was_kept_goes_on(project: pytest.Pytester) -> None:
+    tests = "def test_it(guest):\n    guest.run('oops')\n    assert 0\n"
+    write(project, "images/toy.py", TOY + tests)
+    project.runpytest_subprocess(*ONE, "--on-failure", "keep", timeout=60).assert_outcomes(failed=1)
+    test = "images/toy.py::test_it[x86_64-paper-toy_x86_64]"
+    imagekit = [sys.executable, "-m", "imagekit.cli", "attach"]
+
+    def attach(*words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([*imagekit, *words], input="echo hello\n", capture_output=True, text=True, check=False)
+
+    done = attach(test)
+    assert (done.returncode, done.stdout) == (0, "/bin/sh"), done.stderr
+    assert "resume auto cache -" in log(project)
+    wrong = attach("images/toy.py::test_other")
+    assert wrong.returncode == 1
+    assert "no failure of 'images/toy.py::test_other' is kept" in wrong.stderr
+    assert test in wrong.stderr
+    assert "Traceback" not in wrong.stderr
+    assert "there is guest" in attach(test, "--machine", "fresh").stderr
 
 
 def test_shell_without_a_terminal_keeps_the_machine_and_says_so(project: pytest.Pytester) -> None:

@@ -31,7 +31,7 @@ def interact(opened: Opened, *, rig: Rig, store: Store) -> int:
         machine = started.machine
         try:
             _tell(KEYS if sys.stdin.isatty() else "Ctrl-C stops the guest")
-            with _raw_terminal() as is_terminal:
+            with raw_terminal() as is_terminal:
                 _carry(machine, printed, is_terminal=is_terminal)
             if machine.is_alive:
                 _power_off(machine)
@@ -78,7 +78,7 @@ def _carry(machine: Machine, printed: socket.socket, *, is_terminal: bool) -> No
         while not keys.is_leaving:
             ready = {key.fileobj for key, _ in waiting.select(TICK)}
             if printed in ready:
-                _show(printed.recv(1 << 16))
+                show(printed.recv(1 << 16))
             elif not machine.is_alive:
                 return
             if sys.stdin.fileno() in ready:
@@ -88,7 +88,7 @@ def _carry(machine: Machine, printed: socket.socket, *, is_terminal: bool) -> No
                 machine.type(keys.feed(typed))
 
 
-def _show(data: bytes) -> None:
+def show(data: bytes) -> None:
     rest = memoryview(data)
     while rest:
         rest = rest[os.write(sys.stdout.fileno(), rest) :]
@@ -120,7 +120,7 @@ def _pair() -> Iterator[tuple[socket.socket, Callable[[bytes], None]]]:
 
 
 @contextmanager
-def _raw_terminal() -> Iterator[bool]:
+def raw_terminal() -> Iterator[bool]:
     """Every key goes to the guest; the terminal is put back however this ends. False where stdin is no terminal."""
     if not sys.stdin.isatty():
         yield False
@@ -133,7 +133,7 @@ def _raw_terminal() -> Iterator[bool]:
         yield True
     finally:
         termios.tcsetattr(handle, termios.TCSAFLUSH, before)
-        _show(b"\x1b[0m\x1b[?7h\x1b[?25h\r\n")  # colours, line wrap and cursor, which SeaBIOS and guests change
+        show(b"\x1b[0m\x1b[?7h\x1b[?25h\r\n")  # colours, line wrap and cursor, which SeaBIOS and guests change
         for number, action in old.items():
             signal.signal(number, action)
 
