@@ -89,6 +89,7 @@ def _carry(machine: Machine, printed: socket.socket, *, is_terminal: bool) -> No
 
 
 def show(data: bytes) -> None:
+    """Put bytes on the terminal as they are, all of them."""
     rest = memoryview(data)
     while rest:
         rest = rest[os.write(sys.stdout.fileno(), rest) :]
