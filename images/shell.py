@@ -1,6 +1,6 @@
 """The smallest bootable image: a kernel, busybox, and a way to ask it things."""
 
-from imagekit import DOCS, Budget, Image, Service, Text
+from imagekit import DOCS, Budget, Disk, Image, Service, Text
 from imagekit.checks.standard import *  # noqa: F403 - ready-made tests: within budget, signed, boots, rebuilds identically
 
 SHRC = """cd /root
@@ -17,6 +17,7 @@ image = Image(
     services=(  # at the other end of `imagekit boot`
         Service("shell", "/usr/sbin/getty -n -l /bin/sh 0 console", env={"ENV": "/root/.shrc"}, stop_timeout=1),
     ),
+    modules=("virtio_blk",),  # for whoever gives it a disk
     formats=("kernel_initrd", "tar"),
     arches=("x86_64", "aarch64"),
     budget=Budget(size="32 MiB", boot="4.2 s"),  # virtual seconds, the same on any host
@@ -48,3 +49,26 @@ def test_a_log_is_followed(guest):
 
 def test_shell_runs_without_a_machine(sandbox):
     assert sandbox.run(["/bin/sh", "-c", "echo hello"]).text == "hello"
+
+
+def test_a_special_boot_and_a_power_cut(boot):
+    guest = boot(memory=512, cmdline="panic=7", disks=(Disk("notes", size="16 MiB"),))
+    assert "panic=7" in guest.run("cat /proc/cmdline").text.split()
+    total = next(line for line in guest.run("cat /proc/meminfo").text.splitlines() if line.startswith("MemTotal"))
+    assert 400_000 < int(total.split()[1]) < 512 * 1024
+    guest.run(["dd", "of=/dev/vda", "conv=fsync"], input=b"written before the cut\n").check()
+    guest.power.cut()
+    guest.power.on()
+    guest.wait_ready()
+    assert guest.run("head -n 1 /dev/vda").check().text == "written before the cut"
+
+
+def test_boots_with_nothing_added(boot):
+    guest = boot(channel=False, wait="console:imagekit: .*service ready shell")
+    assert "imagekit: early" in guest.console.text
+
+
+def test_starts_by_uefi_and_shows_a_picture(boot):
+    guest = boot(firmware="uefi", display=True)
+    assert guest.screenshot().startswith(b"\x89PNG")
+    assert "early" in [words for _, words in guest.facts["stages"]]

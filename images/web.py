@@ -1,5 +1,7 @@
 """A web appliance: nginx serves one page on port 80, wherever it is booted."""
 
+import pytest
+
 from imagekit import DOCS, Budget, Directory, File, Image, Service, User
 from imagekit.checks.network import listening
 from imagekit.checks.services import failed
@@ -56,9 +58,24 @@ def test_is_there_when_it_says_so(guest):
     guest.expect("not tcp:443")
 
 
-def test_configuration_is_valid(guest):
-    guest.run("/usr/sbin/nginx -t").check()
+def test_configuration_is_valid(system):  # in a booted machine, and in the tree alone
+    system.run("/usr/sbin/nginx -t").check()
+
+
+def test_survives_a_power_cut(fresh):
+    fresh.power.cut()
+    fresh.power.on()
+    fresh.wait_ready()
+    assert fresh.http.get("/").status == 200
 
 
 def test_has_all_its_libraries(sandbox):
     assert b"nginx/1." in sandbox.run("/usr/sbin/nginx -v").check().stderr
+
+
+@pytest.mark.allows("service")  # whoever comes after this test gets another machine
+def test_nginx_is_started_again(guest):
+    before = guest.read("/run/nginx.pid").decode().strip()
+    guest.run(["kill", before]).check()
+    guest.expect(f"command:[ -s /run/nginx.pid ] && ! grep -qx {before} /run/nginx.pid")
+    guest.expect("http:80/")
