@@ -72,6 +72,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         return
     from imagekit import matrix
 
+    if not option(config, "compare"):
+        idle = [item for item in items if "comparison" in getattr(item, "fixturenames", ())]
+        items[:] = [item for item in items if item not in idle]
+        config.hook.pytest_deselected(items=idle)
     with told(pytest.UsageError):
         placed = [matrix.Placed(item, item.path, images[item], matrix.Point(*point(item))) for item in items]
         items[:], left = matrix.arranged(placed, matrix.Selection(*(option(config, name, ()) for name in DIMENSIONS)))

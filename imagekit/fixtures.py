@@ -15,6 +15,7 @@ if TYPE_CHECKING:  # at run time when a fixture is first asked for: this file is
     from imagekit.artifact import Artifact
     from imagekit.baseline import Recorded
     from imagekit.bench import Bench
+    from imagekit.comparison import Comparison
     from imagekit.guest import Guest, Rig
     from imagekit.image import Image
     from imagekit.key import Key
@@ -28,7 +29,7 @@ CLEAN = "the guest powered off"
 SCOPES: dict[str, Literal["session", "module", "function"]] = {
     **dict.fromkeys(("key", "store"), "session"),
     **dict.fromkeys(("image", "lock", "arch", "tree", "artifact", "rebuilt", "sandbox", "guest", "rig"), "module"),
-    **dict.fromkeys(("recorded", "system"), "module"),
+    **dict.fromkeys(("recorded", "comparison", "system"), "module"),
     **dict.fromkeys(("fresh", "boot"), "function"),
     "topology": "module",
 }
@@ -195,6 +196,32 @@ def boot(artifact: Artifact, _imagekit_target: str, key: Key, rig: Rig, store: S
             return started
 
         yield Boots(start, rig)
+
+
+def comparison(
+    request: Any, artifact: Artifact, guest: Guest, _imagekit_target: str, key: Key, rig: Rig, store: Store,
+    _imagekit: Bench,
+) -> Comparison:  # fmt: skip
+    """The image against the one of the revision that --compare names: size, packages, and boots in pairs."""
+    from tempfile import TemporaryDirectory
+
+    from imagekit import build, comparison, definition, plugs
+
+    revision = str(_imagekit.option("compare", ""))
+    with TemporaryDirectory(dir=store.folder("compared")) as place:
+        path = comparison.checkout(request.path, revision, Path(place))
+        other, arch, format = definition.load(path), artifact.arch, artifact.format
+        made = _built(path, other, build.read_lock(path), arch, format, key, store, _imagekit)
+        target = plugs.load("targets", _imagekit_target)
+        if target.measure is None:
+            return comparison.Comparison(revision, made, artifact)
+        with made.opened(key) as opened:
+            first = [guest.boot]
+            boots = comparison.pairs(
+                lambda: target.measure(opened, rig=rig, store=store),
+                lambda: first.pop() if first else guest.measure(),
+            )
+    return comparison.Comparison(revision, made, artifact, boots)
 
 
 def system(guest: Guest) -> Guest:

@@ -30,6 +30,8 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
         from imagekit import report
 
         item.user_properties += report.booted(found["guest"].facts)
+        if compared := getattr(item, "funcargs", {}).get("comparison"):
+            item.user_properties.append((report.COMPARED, compared.table()))
     if call.excinfo and not isinstance(call.excinfo.value, pytest.skip.Exception):
         is_expected = call.when == "call" and item.get_closest_marker("xfail") is not None
         if call.when != "teardown" and not is_expected and image_of(item):

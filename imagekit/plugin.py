@@ -51,6 +51,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     add("timeout-scale", metavar="N", help="multiply every time-out of a guest by N")
     add("on-failure", choices=outcomes.WAYS, help="keep the machine of a failed test, or open a shell in it")
     add("failures", metavar="DIR", help="where to keep what is known of failed tests (default: in the cache)")
+    add("compare", metavar="REV", help="judge each image against the one of another revision: size, packages, boot")
     add("update-baseline", action="store_const", const="yes", help="put how images boot on record, beside them")
     add("image-report", metavar="FILE", help="write what was measured as JSON lines")
 
@@ -122,4 +123,6 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         Path(path).write_text(report.json_lines(rows), encoding="utf-8")
     if rows:
         terminalreporter.section("images")
-        terminalreporter.write("\n".join([*report.table(rows), *report.notes(rows), *report.charts(rows), ""]))
+        terminalreporter.write(
+            "\n".join([*report.table(rows), *report.notes(rows), *report.charts(rows), *report.comparisons(rows), ""])
+        )

@@ -23,6 +23,7 @@ PREFIX = "imagekit."
 POINT = ("image", "arch", "format", "target")
 OUTCOMES = ("failed", "error", "passed", "skipped", "xfailed", "xpassed")  # in the order that they are told
 BOOT = PREFIX + "boot"  # a property of JSON: see boot.py
+COMPARED = PREFIX + "compared"  # a property of text: see comparison.py
 DETAILS = "details"  # a property of JSON: what is too long for a property of its own
 
 Property = tuple[str, object]
@@ -124,6 +125,11 @@ def charts(rows: Iterable[Row]) -> list[str]:
         if "boot" in row.facts and budget is not None and row.facts["boot"]["seconds"] > budget:
             lines += ["", " ".join(row.point), *parse(row.facts["boot"]).chart()]
     return lines
+
+
+def comparisons(rows: Iterable[Row]) -> list[str]:
+    """What --compare found, a table for each machine."""
+    return [line for row in rows if "compared" in row.facts for line in ["", *str(row.facts["compared"]).splitlines()]]
 
 
 def notes(rows: Sequence[Row]) -> list[str]:

@@ -5,6 +5,7 @@ from unittest import SkipTest
 from imagekit.artifact import Artifact
 from imagekit.baseline import Recorded
 from imagekit.checks import boot, contents, services, signature, size
+from imagekit.comparison import Comparison
 from imagekit.guest import Guest
 from imagekit.image import Image
 from imagekit.key import Key
@@ -13,6 +14,7 @@ __all__ = (
     "test_boots_as_recorded",
     "test_boots_within_budget",
     "test_is_signed",
+    "test_no_worse_than_before",
     "test_nothing_failed",
     "test_rebuilds_identically",
     "test_within_size_budget",
@@ -50,6 +52,11 @@ def test_boots_as_recorded(image: Image, guest: Guest, recorded: Recorded) -> No
     if why := recorded.unusable(guest.boot):
         raise SkipTest(why)
     assert recorded.slower(guest.boot) == 0.0, boot.breakdown(guest, image, recorded)
+
+
+def test_no_worse_than_before(comparison: Comparison) -> None:
+    """With --compare REV: neither the size nor the boot has grown by more than 2 % since that revision."""
+    assert comparison.worse == [], comparison.table()
 
 
 def test_nothing_failed(guest: Guest) -> None:
