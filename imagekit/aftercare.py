@@ -31,16 +31,21 @@ BEGAN, BROKEN = pytest.StashKey[Began](), pytest.StashKey[bool]()
 
 
 def is_topology(value: object) -> bool:
-    """Whether a fixture's value is several machines; nothing is loaded to find out."""
-    topologies = sys.modules.get("imagekit.topology")
-    return topologies is not None and isinstance(value, topologies.Topology)
+    """Whether a fixture's value is several machines."""
+    return _is(value, "topology", "Topology")
+
+
+def _is(value: object, module: str, name: str) -> bool:
+    """Whether a value is of a class of ours; nothing is loaded to find out: who made it has loaded it."""
+    loaded = sys.modules.get(f"imagekit.{module}")
+    return loaded is not None and isinstance(value, getattr(loaded, name))
 
 
 def machines(item: pytest.Item) -> dict[str, Any]:
     """The guests that a test uses, by words for them; those of a topology, too."""
     found: dict[str, Any] = {}
     for name, value in getattr(item, "funcargs", {}).items():
-        if name == "guest" or name == "fresh":
+        if name in ("guest", "fresh") and _is(value, "guest", "Guest"):  # others have arguments of that name
             found[name] = value
         elif isinstance(value, fixtures.Boots):
             found |= {f"{name}-{n}": guest for n, guest in enumerate(value.started, 1)}

@@ -230,3 +230,9 @@ def test_pdb_finds_the_machine_alive(project: pytest.Pytester) -> None:
     child.sendline("q")
     child.read()
     child.wait()
+
+
+def test_an_argument_that_only_has_a_guests_name_is_left_alone(project: pytest.Pytester) -> None:
+    tests = "import pytest\n@pytest.mark.parametrize('guest', [True])\ndef test(guest): assert not guest\n"
+    write(project, "test_other.py", tests)
+    project.runpytest_inprocess("test_other.py").assert_outcomes(failed=1)
