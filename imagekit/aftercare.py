@@ -16,7 +16,6 @@ ALLOWS = "allows(name, ..., match=REGEX): the test may leave this damage (checks
 SNOOZE = "snooze(until='YYYY-MM-DD', reason='...'): until then a failure is expected; afterwards it fails"
 SNOOZED = "snoozed until "
 HINT = "a test that changes its machine asks for `fresh` or `boot`; @pytest.mark.allows states an exception"
-OWN = ("fresh", "boot")  # fixtures that give a test machines of its own, which it may use up
 
 
 class Began(NamedTuple):
@@ -44,6 +43,8 @@ def _is(value: object, module: str, name: str) -> bool:
 def machines(item: pytest.Item) -> dict[str, Any]:
     """The guests that a test uses, by words for them; those of a topology, too."""
     found: dict[str, Any] = {}
+    if "_imagekit_target" not in getattr(item, "fixturenames", ()):
+        return found  # whoever makes a guest otherwise looks after it
     for name, value in getattr(item, "funcargs", {}).items():
         if name in ("guest", "fresh") and _is(value, "guest", "Guest"):  # others have arguments of that name
             found[name] = value
@@ -154,8 +155,9 @@ def _damage(item: pytest.Item) -> str:
         found, _ = damage.since(before, guest)
         if name == "guest" and (found or not guest.is_alive()):
             item.stash[BROKEN] = True  # allowed or not: nobody else shall have it
-        if name.startswith(OWN):
-            found = [broken for broken in found if broken.name in damage.OF_THE_KERNEL]
+        if name != "guest":  # the test's own, to be used up; only kernels may not break, and services of a topology
+            judged = damage.OF_THE_KERNEL | ({"service"} if "." in name else set())
+            found = [broken for broken in found if broken.name in judged]
         allowed = list(_allowed(item, found))
         lines += [f"  {name}: {broken}" for broken in found if broken not in allowed]
     return "\n".join(lines)

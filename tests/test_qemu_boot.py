@@ -127,8 +127,8 @@ KILLED = """
 import sys, time
 sys.path.insert(0, {tests!r})
 import test_qemu_boot as t
-start = t._qemu_start.start
-t._qemu_start.start = lambda *a, **k: print((s := start(*a, **k)).machine.pid, flush=True) or s
+start = t._qemu_start.boot
+t._qemu_start.boot = lambda *a, **k: print((s := start(*a, **k)).pid, flush=True) or s
 t.boot(t.image(), "x86_64")
 """
 
