@@ -201,6 +201,20 @@ class Decoder:
         del self._pending[:position]
         return frames
 
+    def look_past(self) -> list[Frame]:
+        """Give up a frame that never becomes complete, when a whole one stands behind its head; for a quiet line."""
+        start = self._pending.find(MAGIC, len(MAGIC))
+        while start >= 0:
+            skipped, found = self.skipped, list[Frame]()
+            self._take(start, found)
+            self.skipped = skipped
+            if found:
+                self.skipped += start
+                del self._pending[:start]
+                return self.feed(b"")
+            start = self._pending.find(MAGIC, start + len(MAGIC))
+        return []
+
     def _take(self, start: int, frames: list[Frame]) -> int | None:
         """How many bytes at `start` are done with, a frame or a magic that is none; None when more bytes are needed."""
         if len(self._pending) - start < _HEAD.size:

@@ -3,11 +3,16 @@
 import os
 import signal
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
+import fake_rig
 import pytest
 import toys
 
 from imagekit import matrix, plugs
+from imagekit.guest import Guest, Rig
+from imagekit.targets import _qemu_start
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a job in a shell's background begins so, and so do its children
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -33,3 +38,24 @@ def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Itera
     yield pytester
     for cached in (plugs._foreign, matrix._offered):
         cached.cache_clear()
+
+
+@pytest.fixture
+def start(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[fake_rig.Start]:
+    """Start a scenario of the fake QEMU; what is started is stopped."""
+    (tmp_path / "agent.x86_64").write_bytes(b"the agent")
+    monkeypatch.setattr(_qemu_start, "INSIDE", tmp_path)
+    started: list[Guest] = []
+
+    def start(scenario: str, *, ready_timeout: float = 20.0, **options: Any) -> Guest:
+        monkeypatch.setattr(_qemu_start.toolbox, "tools", lambda *_, **__: fake_rig.FakeTools(scenario))
+        rig = Rig(accelerator="tcg", ready_timeout=ready_timeout, **options)
+        with fake_rig.opened() as artifact:
+            guest = plugs.load("targets", "qemu_x86_64").start(artifact, rig=rig, store=None)
+        started.append(guest)
+        return guest
+
+    yield start
+    for guest in started:
+        guest.stop()
+        assert not Path(f"/proc/{guest.facts['pid']}").exists()

@@ -12,11 +12,16 @@ import time
 from collections.abc import Callable, Iterator
 from hashlib import sha256
 from itertools import repeat
+from pathlib import Path
 from threading import Event, Thread
+
+sys.path.insert(0, str(Path(__file__).parent))  # started with -I, as a stranger
+
+import fake_faults
+import fake_scenarios
 
 from imagekit.channel import Decoder, Frame, Kind, encode, parse_request
 
-BOOT = ("early", "modules", "network up", "service start web", "service ready web", "ready")
 TABLES = (  # /proc/net/tcp, tcp6 and route of a guest that listens on 80, on 81 inside, and on 443 by IPv6
     "  sl  local_address rem_address   st tx_queue rx_queue\n"
     "   0: 00000000:0050 00000000:0000 0A 00000000:00000000\n"
@@ -45,6 +50,9 @@ class Fake:
         self.has_arrived = Event()
         self.given: list[int] = []  # descriptors that came over the monitor
         self.obeys = True  # whether quit and poweroff are done
+        self.status = "running"
+        self.acks_ahead = 0  # bytes that are acknowledged and were never sent
+        self.reply: Callable[[Fake, dict], object] = Fake.answer  # to a command of QMP
         self.commands: dict[int, bytes] = {}  # stream -> request as far as it came
         self.inputs: dict[int, bytes] = {}
         self.deaf: set[int] = set()  # streams whose KILL is not obeyed
@@ -74,12 +82,19 @@ class Fake:
         for asked in self._asked():
             if asked["execute"] == "quit" and not self.obeys:
                 continue
-            words = asked.get("arguments", {}).get("command-line", "")
-            answer = self.human(words) if words else self.moved(asked["execute"], **asked.get("arguments", {}))
-            self.qmp({"return": answer, "id": asked.get("id")})
+            self.reply(self, asked)
             negotiated.set()
             if asked["execute"] == "quit":
                 self.shut_down("host-qmp-quit")
+
+    def answer(self, asked: dict) -> None:
+        given = asked.get("arguments", {})
+        found: object = self.moved(asked["execute"], **given)
+        if asked["execute"] == "query-status" and not self.is_incoming:
+            found = {"running": self.status == "running", "status": self.status}
+        if asked["execute"] == "human-monitor-command":
+            found = self.human(given["command-line"])
+        self.qmp({"return": found, "id": asked.get("id")})
 
     def _asked(self) -> Iterator[dict]:
         """QMP is a stream of JSON, without line ends."""
@@ -122,7 +137,10 @@ class Fake:
         found = re.fullmatch(r"hostfwd_add net tcp:([\d.]+):(\d+)-:(\d+)", words)
         if not found:
             return "unknown command"
-        listener = socket.create_server((found[1], int(found[2])))
+        try:
+            listener = socket.create_server((found[1], int(found[2])))
+        except OSError:
+            return f"Could not set up host forwarding rule 'tcp:{found[1]}:{found[2]}-:{found[3]}'"
         Thread(target=self._serve_port, args=(listener, int(found[3])), daemon=True).start()
         return ""
 
@@ -158,9 +176,9 @@ class Fake:
         self.say("[    0.000000] Linux version 9\r\n")
         if self.channel:
             self.hello()
-            self.tell(*BOOT)
+            self.tell(*fake_scenarios.BOOT)
         else:
-            for number, words in enumerate(BOOT):
+            for number, words in enumerate(fake_scenarios.BOOT):
                 self.say(f"[    1.{number}00000] imagekit: {words}\r\n")
 
     def serve_agent(self) -> None:
@@ -184,11 +202,12 @@ class Fake:
         if kept is None:
             return
         kept[frame.stream] = kept.get(frame.stream, b"") + piece
-        taken = bytes([frame.kind]) + len(kept[frame.stream]).to_bytes(8, "little") + bytes([is_last])
-        self.send(Kind.ACK, taken, frame.stream)
+        taken = bytes([frame.kind]) + (len(kept[frame.stream]) + self.acks_ahead).to_bytes(8, "little")
+        self.send(Kind.ACK, taken + bytes([is_last]), frame.stream)
         if frame.kind == Kind.STDIN and is_last:
             asked = parse_request(self.commands[frame.stream])
-            COMMANDS.get(asked.argv[0], _missing)(self, frame.stream, asked)
+            known = {**COMMANDS, **fake_faults.COMMANDS}
+            known.get(asked.argv[0], _missing)(self, frame.stream, asked)
 
     def exit(self, code: int, stream: int, *, timed_out: bool = False) -> None:
         self.send(Kind.EXIT, code.to_bytes(4, "little") + bytes([timed_out]) + bytes(8), stream)
@@ -254,141 +273,25 @@ COMMANDS: dict[str, Callable] = {
     "busy": _busy,
     "deaf": lambda fake, stream, _: fake.deaf.add(stream),
     "late": lambda fake, stream, _: fake.exit(137, stream, timed_out=True),
-    "panic": lambda fake, *_: panic(fake),
+    "panic": lambda fake, *_: fake_scenarios.panic(fake),
     "lie": lambda fake, stream, _: fake.send(Kind.EXIT, b"\0", stream),
     "stale": lambda fake, stream, _: (fake.exit(9, stream + 1000), fake.exit(0, stream)),
     "/usr/sbin/poweroff": _power_off,
 }
 
 
-# --- scenarios: what the machine does once QMP is there
-
-
-def good(fake: Fake) -> None:
-    fake.boot()
-
-
-def refuses_states(fake: Fake) -> None:
-    fake.boot()
-
-
-def cannot_save(fake: Fake) -> None:
-    fake.boot()
-
-
-def silence(fake: Fake) -> None:
-    fake.hello()
-    fake.tell("early", "onboot start fetch")
-
-
-def panic(fake: Fake) -> None:
-    fake.say(
-        "\x1b[2J\x1bc[    1.0] Run /init as init process\r\n[    1.5] Kernel panic - not syncing: no init \x9b31m\r\n"
-    )
-    fake.shut_down("guest-reset")
-
-
-def powers_off(fake: Fake) -> None:
-    fake.hello()
-    fake.tell("early", "network up")
-    fake.shut_down("guest-shutdown")
-
-
-def powers_off_after_all(fake: Fake) -> None:
-    fake.boot()
-    fake.tell("shutdown", first=9.0)
-    fake.shut_down("guest-shutdown")
-
-
-def reboots(fake: Fake) -> None:
-    fake.boot()
-    fake.shut_down("guest-reset")
-
-
-def terminated(fake: Fake) -> None:
-    fake.hello()
-    fake.shut_down("host-signal")
-
-
-def dies(fake: Fake) -> None:
-    fake.hello()
-    print("qemu: out of \x1b[31mmemory", file=sys.stderr, flush=True)
-    os._exit(1)
-
-
-def step_fails(fake: Fake) -> None:
-    fake.hello()
-    fake.tell("early", "onboot start 10-fetch", "onboot failed 10-fetch 7", "shutdown")
-    fake.say("fetch: no such host\r\n")
-    time.sleep(0.1)
-    fake.shut_down("guest-shutdown")
-
-
-def service_fails(fake: Fake) -> None:
-    fake.hello()
-    fake.tell("early", "service start web", "service failed web not ready within 10 s")
-
-
-def service_loops(fake: Fake) -> None:
-    fake.hello()
-    fake.tell("early", "service start web", *repeat("service exit web 3", 3))
-
-
-def garbage(fake: Fake) -> None:
-    fake.say("IK\x01\xa5 imagekit: ready\r\n\xff\xfe")
-    fake.channel.sendall(os.urandom(30000) + b"IK\x01\xa5\x02\0\0\0\xff\xff\xff\x7f" + b"1.0 ready\n")
-    fake.send(Kind.EVENT, b"1.0 ready")  # before HELLO: whoever says it is not the agent
-    fake.channel.sendall(encode(Kind.HELLO, bytes(8) + fake.nonce.encode(), nonce=fake.nonce)[:-5])  # cut
-    fake.boot()
-    fake.tell("ready", "nonsense", first=3.0)
-
-
-def other_boot(fake: Fake) -> None:
-    fake.hello("ab" * 16)
-    fake.hello()
-    fake.channel.sendall(encode(Kind.EVENT, b"1.0 ready", nonce="ab" * 16))
-
-
-def flood(fake: Fake) -> None:
-    text = ("the same line for ever\r\n" * 2000).encode()
-    Thread(target=lambda: [fake.console.sendall(text) for _ in repeat(0)], daemon=True).start()
-    fake.boot()
-
-
-def slow(fake: Fake) -> None:
-    fake.hello()
-    for number, words in enumerate(BOOT):
-        fake.tell(words, first=1.0 + number)
-        time.sleep(0.2)
-
-
-def disobedient(fake: Fake) -> None:
-    fake.obeys = False
-    fake.boot()
-
-
-def echoes(fake: Fake) -> None:
-    fake.boot()
-    fake.say("login: ")
-    Thread(target=fake.serve_agent, daemon=True).start()
-    typed = b""
-    while not typed.endswith(b"\r"):
-        typed += fake.console.recv(1)
-    fake.say(f"<{repr(typed)[2:-1]}>")
-
-
 def main(scenario: str, arguments: list[str]) -> None:
     if scenario == "dies_at_once":
         sys.exit("qemu: -machine q35: no such machine")
     fake = Fake(arguments)
-    if scenario == "mute":
-        time.sleep(600)
     fake.refuses, fake.cannot_save = scenario == "refuses_states", scenario == "cannot_save"
-    fake.serve_monitor()
+    play = getattr(fake_scenarios, scenario, None) or getattr(fake_faults, scenario)
+    if not scenario.startswith("greets_"):  # these are about the monitor's first words
+        fake.serve_monitor()
     if fake.is_incoming:
         fake.has_arrived.wait()
     else:
-        globals()[scenario](fake)
+        play(fake)
     if fake.channel:
         fake.serve_agent()
     time.sleep(600)

@@ -300,3 +300,22 @@ def test_two_bulks_at_once_are_a_lie() -> None:
     call.feed(bulk(4, 0, (0, 4)))
     with pytest.raises(Problem, match="before the last one was answered"):
         call.feed(bulk(4, 0, (0, 4)))
+
+
+def test_the_head_of_a_frame_that_never_comes_does_not_hide_those_behind_it_for_ever() -> None:
+    decoder, whole = Decoder(NONCE), encode(Kind.EXIT, b"x" * 13, nonce=NONCE, stream=3)
+    head = encode(Kind.STDOUT, b"y" * 4000, nonce=NONCE)[:16]
+    assert decoder.feed(head + b"noise" + whole[:20]) == []
+    assert decoder.look_past() == []  # nothing whole stands there yet
+    assert decoder.feed(whole[20:] + b"IK\x01") == []
+    assert [(frame.kind, frame.stream) for frame in decoder.look_past()] == [(Kind.EXIT, 3)]
+    assert decoder.skipped == len(head) + 5
+    assert [frame.kind for frame in decoder.feed(b"\xa5" + whole + whole)] == [Kind.EXIT] * 2 or decoder.look_past()
+
+
+def test_a_frame_that_comes_slowly_is_not_given_up() -> None:
+    decoder, frame = Decoder(NONCE), encode(Kind.STDOUT, b"z" * 4000, nonce=NONCE, stream=1)
+    for start in range(0, len(frame) - 1, 100):
+        assert decoder.feed(frame[start : min(start + 100, len(frame) - 1)]) == []
+        assert decoder.look_past() == []
+    assert [found.payload for found in decoder.feed(frame[-1:])] == [b"z" * 4000]

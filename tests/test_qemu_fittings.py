@@ -5,7 +5,7 @@ import zlib
 from pathlib import Path
 
 import pytest
-from test_qemu import Start, start  # noqa: F401 - a fixture
+from fake_rig import Start
 from test_qemu_boot import boot, image
 from test_qemu_saved import resume
 
@@ -58,7 +58,7 @@ def test_firmware_that_cannot_be(rig: Rig, board: object, words: str) -> None:
         _qemu_fittings.wanted(rig, board)  # type: ignore[arg-type]
 
 
-def test_without_a_display_there_is_no_picture(start: Start) -> None:  # noqa: F811
+def test_without_a_display_there_is_no_picture(start: Start) -> None:
     with pytest.raises(GuestProblem, match="has no display to take a picture of"):
         start("good").screenshot()
 

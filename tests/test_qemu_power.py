@@ -1,7 +1,8 @@
 """Power, reboots and what a boot is waited for; a fake QEMU and real boots."""
 
 import pytest
-from test_qemu import Start, lives, start  # noqa: F401 - a fixture
+from fake_rig import Start
+from test_qemu import lives
 from test_qemu_boot import HTTPD, boot, image
 
 from imagekit.errors import Problem
@@ -9,7 +10,7 @@ from imagekit.guest import GuestProblem
 from imagekit.image import Text
 
 
-def test_power_ends_one_qemu_and_starts_the_next(start: Start) -> None:  # noqa: F811
+def test_power_ends_one_qemu_and_starts_the_next(start: Start) -> None:
     guest = start("good")
     first = guest.facts["pid"]
     with pytest.raises(GuestProblem, match="is on already"):
@@ -35,7 +36,7 @@ def test_power_ends_one_qemu_and_starts_the_next(start: Start) -> None:  # noqa:
     assert marks == sorted(marks)
 
 
-def test_stop_after_a_power_cut_is_no_failure(start: Start) -> None:  # noqa: F811
+def test_stop_after_a_power_cut_is_no_failure(start: Start) -> None:
     guest = start("good")
     guest.power.cut()
     guest.stop()
@@ -59,7 +60,7 @@ WAITS = [
 
 
 @pytest.mark.parametrize(("scenario", "wait", "words"), WAITS)
-def test_what_is_waited_for(start: Start, scenario: str, wait: str, words: str) -> None:  # noqa: F811
+def test_what_is_waited_for(start: Start, scenario: str, wait: str, words: str) -> None:
     patience = 2.0 if scenario == "good_silent" else 60.0
     scenario = scenario.removesuffix("_silent")
     if not words:

@@ -8,7 +8,7 @@ from hashlib import sha256
 from pathlib import Path
 
 import pytest
-from test_qemu import Start, start  # noqa: F401 - a fixture
+from fake_rig import Start
 from test_qemu_boot import HTTPD, boot, image
 
 from imagekit import plugs
@@ -128,7 +128,7 @@ def test_what_cannot_go_on_is_told(saved: Path, tmp_path: Path, damage: Callable
         os.utime(source, ns=(times.st_atime_ns, times.st_mtime_ns))
 
 
-def test_a_machine_that_has_ended_cannot_be_saved(start: Start, tmp_path: Path) -> None:  # noqa: F811
+def test_a_machine_that_has_ended_cannot_be_saved(start: Start, tmp_path: Path) -> None:
     guest = start("good")
     guest.power.cut()
     with pytest.raises(Problem, match="the power was cut before it was saved"):

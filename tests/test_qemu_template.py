@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from test_qemu import FakeTools, opened
+from fake_rig import FakeTools, opened
 from test_qemu_boot import HTTPD, KEY, SHELL, boot, image, lives
 
 from imagekit import build, key, plugs

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 TICK = 1.0  # seconds between two looks at a guest that tells nothing
 LOADING = Patience(work=30.0, idle=30.0)  # of QEMU, until it greets
+ENDING = 2.0  # seconds that a QEMU which hung up may take to end
 LAST_WORDS = 10.0  # seconds to read what a QEMU that has ended left in our sockets
 QUITTING = 2.0  # seconds that it may take to end when it is told to
 SAY_EVERY = 3.0  # seconds between two progress lines
@@ -313,10 +314,9 @@ class Machine:
             await self.within(LOADING, self._monitor.connect(end))
         except (EOFError, OSError) as error:  # TimeoutError is one
             is_mute = isinstance(error, TimeoutError)
-            if not is_mute:
-                await self.until(printed.closed.is_set, LAST_WORDS)
+            has_ended = not is_mute and await self.until(printed.closed.is_set, ENDING)
             said = escape(bytes(self.words.head[-2000:])).strip()
-            how = f"does not answer ({error})" if is_mute else "ended at once"
+            how = f"does not answer ({error})" if is_mute else "ended at once" if has_ended else "does not speak QMP"
             raise RigProblem(f"QEMU {how}: {said or 'it said nothing'}", f"$ {self.by_hand}") from None
         self.version = self._monitor.version
 

@@ -4,7 +4,7 @@ import asyncio
 import errno
 import os
 import time
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from itertools import count
 from typing import TYPE_CHECKING, Any
@@ -68,10 +68,18 @@ class Agent:
     def take(self, data: bytes) -> None:
         """What the line gave now, in whatever pieces; garbage is skipped."""
         for nonce, decoder in tuple(self._decoders.items()):
-            for frame in decoder.feed(data):
-                with suppress(Problem):  # nonsense that no call waits for
-                    if self._take(frame, nonce):
-                        self._tell()
+            self._take_all(decoder.feed(data), nonce)
+
+    def look_past(self) -> None:
+        """It is quiet: garbage that looks like the head of a long frame shall not hide those behind it."""
+        for nonce, decoder in tuple(self._decoders.items()):
+            self._take_all(decoder.look_past(), nonce)
+
+    def _take_all(self, frames: Iterable[Frame], nonce: str) -> None:
+        for frame in frames:
+            with suppress(Problem):  # nonsense that no call waits for
+                if self._take(frame, nonce):
+                    self._tell()
 
     @contextmanager
     def call(self, packed: bytes, stdin: bytes = b"", *, is_open: bool = False) -> Iterator[tuple[int, Call]]:
@@ -231,4 +239,5 @@ async def send_again(agent: Agent, call: Call) -> None:
     """Say again what was not acknowledged, until the call is done or this is cancelled."""
     while not call.done:
         await asyncio.sleep(AGAIN)
+        agent.look_past()
         agent.send(call.again())

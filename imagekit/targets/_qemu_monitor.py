@@ -9,6 +9,7 @@ from typing import Any
 
 from qemu.qmp import EventListener, Message, QMPClient, QMPError, Runstate
 
+from imagekit.console import WIDTH, escape
 from imagekit.errors import RigProblem
 
 DEADLINE = 10.0  # seconds of QEMU's own for an answer: one that hangs would never give one
@@ -52,7 +53,8 @@ class Monitor:
         except TimeoutError as error:
             raise RigProblem(f"QEMU did not answer {command} in time: {error}") from None
         except (QMPError, OSError, EOFError) as error:
-            raise RigProblem(f"QEMU does not do {command}: {error}") from error
+            what = f"QEMU does not do {command}: {escape(str(error)[:WIDTH].encode())}"
+            raise RigProblem(what) from error
 
     async def give(self, handle: int, command: str, **arguments: Any) -> Any:
         """Ask QEMU something that takes a descriptor, which travels along and stays ours too."""

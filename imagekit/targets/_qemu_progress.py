@@ -10,7 +10,7 @@ from imagekit.console import WIDTH, escape
 
 MAX_STAGES = 2000  # lines that are kept: a guest that says more is not booting
 MAX_ENDS = 3  # times that a service may end before the whole is ready
-LINE = re.compile(r"(\d{1,9}\.\d{1,9}) (\S.*)\Z", re.DOTALL)
+LINE = re.compile(r"([0-9]{1,9}\.[0-9]{1,9}) (\S.*)\Z", re.DOTALL)
 CONSOLE = re.compile(  # the kernel's time may stand behind a prompt; without it only a whole line is an event
     rb"(?:\[ *(\d{1,9}\.\d{1,9})\] |^)imagekit: ([^\r\n]+)\r*$", re.MULTILINE
 )
