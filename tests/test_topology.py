@@ -267,6 +267,7 @@ def test_the_host_is_not_on_it(net):
 
 def test_real_guests_find_each_other(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PYTEST_ADDOPTS", raising=False)
+    monkeypatch.setenv("IMAGEKIT_CACHE", toys.CACHE)  # pytester's HOME is empty: all would be fetched anew
     monkeypatch.setenv("IMAGEKIT_KEY", str(toys.HERE / "fixtures/keys/test.key"))
     shell = toys.HERE / "images/shell.py"
     for name, text in (("server", REAL), ("other", shell.read_text().partition("def test_")[0])):

@@ -4,6 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from imagekit.stores.directory import cache_location
+
+CACHE = str(cache_location())  # as it is before pytester has another HOME
 HERE = Path(__file__).parent.parent
 OUTSIDE = HERE / "fixtures/outside"
 CONFTEST = """

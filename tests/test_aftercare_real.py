@@ -1,0 +1,87 @@
+"""Real machines that tests break: the culprit is blamed, the next test gets another machine, the broken one is kept."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import toys
+
+pytest_plugins = "pytester"
+BREAKING = """
+from imagekit import DOCS, Image, Service
+import pytest
+
+image = Image("shell", version="1", kernel="debian:linux-image-cloud", without=DOCS, network="none",
+              services=(Service("idler", "/usr/bin/busybox sleep 1000000"),), formats=("kernel_initrd", "tar"))
+
+def sh(guest, script):
+    return guest.run(["/bin/sh", "-c", script])
+
+def test_good(guest):
+    assert sh(guest, "touch /tmp/mark").code == 0
+    assert guest.facts.get("fresh") is None
+
+def test_still_the_same(guest): assert sh(guest, "test -e /tmp/mark").code == 0
+
+def test_kills_a_service(guest): sh(guest, f"kill -9 {guest.services()['idler'].pid}; sleep 1")
+
+def test_after_the_service(guest):
+    assert sh(guest, "test -e /tmp/mark").code == 1
+    assert guest.facts["fresh"] == "restored"
+
+def test_remounts(guest): sh(guest, "mount -o remount,ro /tmp")
+
+@pytest.mark.allows("panic", "gone")
+def test_panics_as_it_may(guest):
+    with pytest.raises(Exception, match="panicked"):
+        sh(guest, "echo c > /proc/sysrq-trigger; sleep 60")
+
+def test_uses_up_memory(guest): sh(guest, "tail /dev/zero")
+
+def test_last(guest): assert not guest.health().failed
+
+def test_fresh_ones_are_used_up(fresh):
+    sh(fresh, f"kill -9 {fresh.services()['idler'].pid}")
+    fresh.power.cut()
+"""
+
+
+@pytest.fixture
+def definition(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
+    monkeypatch.delenv("PYTEST_ADDOPTS", raising=False)
+    monkeypatch.setenv("IMAGEKIT_CACHE", toys.CACHE)  # pytester's HOME is empty: all would be fetched anew
+    monkeypatch.setenv("IMAGEKIT_FAILURES", str(pytester.path / "kept"))
+    monkeypatch.setenv("IMAGEKIT_KEY", str(toys.HERE / "fixtures/keys/test.key"))
+    Path(pytester.path, "breaks.lock").write_text((toys.HERE / "images/shell.lock").read_text())
+    return pytester
+
+
+def test_every_kind_of_damage_is_its_own_tests_failure(definition: pytest.Pytester) -> None:
+    toys.write(definition, "breaks.py", BREAKING)
+    result = definition.runpytest_subprocess("breaks.py", "--arch", "aarch64", "-p", "no:cacheprovider")
+    result.assert_outcomes(passed=6, failed=3)
+    for words in (
+        "*test_kills_a_service*left damage behind",
+        "  guest: service: a service failed: idler: *last ended with 137*",
+        "*test_remounts*left damage behind",
+        "  guest: read-only: a file system became read-only: /tmp",
+        "*test_uses_up_memory*left damage behind",
+        "  guest: oom: memory ran out: *",
+    ):
+        result.stdout.fnmatch_lines([words])
+
+
+def test_a_broken_machine_is_kept_and_goes_on_as_it_was(definition: pytest.Pytester) -> None:
+    failing = "def test_it(guest):\n    sh(guest, 'echo was here > /tmp/x')\n    assert 0\n"
+    tests = BREAKING.partition("def test_good")[0] + failing
+    toys.write(definition, "breaks.py", tests)
+    options = ("--arch", "aarch64", "-p", "no:cacheprovider", "--on-failure=keep")
+    result = definition.runpytest_subprocess("breaks.py", *options)
+    result.assert_outcomes(failed=1)
+    test = "breaks.py::test_it[aarch64-kernel_initrd-qemu_aarch64]"
+    result.stdout.fnmatch_lines([f"imagekit attach '{test}'"])
+    for _ in range(2):  # any number of times
+        argv = [sys.executable, "-m", "imagekit.cli", "attach", test]
+        done = subprocess.run(argv, input=b"cat /tmp/x; uname -m; exit 7", capture_output=True, check=False)
+        assert (done.returncode, done.stdout) == (7, b"was here\naarch64\n"), done.stderr
