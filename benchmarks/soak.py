@@ -1,14 +1,12 @@
-"""Many boots on a busy host, and many test runs that are killed: neither may leave a false failure, nor anything else.
+"""Many boots on a busy host: none may fail because of that.
 
-    python benchmarks/soak.py --boots 300 --load 8
-    python benchmarks/soak.py --kills 200
+    python benchmarks/soak.py --boots 300 --load 8 [--fresh]
 
-Bounded by a count and by --minutes; the seed is printed, and --seed repeats a run's choices.
+Bounded by a count and by --minutes. benchmarks/kills.py kills test runs instead.
 """
 
 import argparse
 import os
-import random
 import sys
 import time
 from collections import Counter
@@ -111,9 +109,7 @@ def main() -> int:
     asked.add_argument("--load", type=int, default=8, metavar="N", help="busy loops beside the boots")
     asked.add_argument("--fresh", action="store_true", help="restore machines from a template where that can be")
     asked.add_argument("--minutes", type=float, default=120.0)
-    asked.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1 << 32))
     options = asked.parse_args()
-    print(f"seed {options.seed}", flush=True)
     until = time.monotonic() + 60 * options.minutes
     failed = 0
     if options.boots:

@@ -1,9 +1,10 @@
 """What is done about machines around a test: they are looked at before and after, and a broken one is replaced."""
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Set
 from contextlib import suppress
 from datetime import date
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
@@ -26,7 +27,7 @@ class Began(NamedTuple):
     at: float  # seconds of CLOCK_REALTIME
 
 
-BEGAN, BROKEN = pytest.StashKey[Began](), pytest.StashKey[bool]()
+BEGAN, BROKEN, MOUNTS = pytest.StashKey[Began](), pytest.StashKey[bool](), pytest.StashKey[Set[str]]()
 
 
 def is_topology(value: object) -> bool:
@@ -91,6 +92,39 @@ def _until(item: pytest.Item, mark: pytest.Mark) -> date:
         if not mark.args and set(mark.kwargs) == {"until", "reason"} and str(reason).strip():
             return day
     raise Problem(f"{item.nodeid}: {mark!r} is no snooze", "@pytest.mark." + SNOOZE.partition(":")[0])
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Note what is mounted on this machine."""
+    session.config.stash[MOUNTS] = _mounts()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A machine or a mount that outlives the run is a failure of the rig, whatever the tests said."""
+    if not session.config.stash[BENCH].facts:
+        return
+    lost = [f"a mount was left: {place}" for place in sorted(_mounts() - session.config.stash[MOUNTS])]
+    lost += [f"process {pid} still runs: {words}" for pid, words in _children() if "qemu-system-" in words]
+    for line in lost:
+        session.config.stash[BENCH].say(f"LEAKED: {line}")
+    if lost and session.exitstatus == pytest.ExitCode.OK:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def _mounts() -> Set[str]:
+    return {line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()}
+
+
+def _children() -> Iterator[tuple[int, str]]:
+    """Our own processes: (pid, the beginning of its command line)."""
+    for task in Path("/proc/self/task").iterdir():
+        for pid in (task / "children").read_text().split():
+            with suppress(OSError):  # it has ended meanwhile
+                yield (
+                    int(pid),
+                    Path(f"/proc/{pid}/cmdline").read_bytes()[:300].replace(b"\0", b" ").decode(errors="replace"),
+                )
 
 
 @pytest.hookimpl(wrapper=True)

@@ -26,10 +26,12 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 
         item.user_properties += report.told(image.name, (item.path, *point(item)), bench.facts, bench.told)
     found = machines(item)
-    if call.when == "call" and "guest" in found:
+    if call.when == "call" and found:
         from imagekit import report
 
-        item.user_properties += report.booted(found["guest"].facts)
+        item.user_properties += report.not_restored(found)
+        if "guest" in found:
+            item.user_properties += report.booted(found["guest"].facts)
         if compared := getattr(item, "funcargs", {}).get("comparison"):
             item.user_properties.append((report.COMPARED, compared.table()))
     if call.excinfo and not isinstance(call.excinfo.value, pytest.skip.Exception):
@@ -54,6 +56,37 @@ def pytest_exception_interact(node: Any, call: pytest.CallInfo[Any]) -> None:
             for name, guest in machines(node).items():
                 if guest.is_alive():
                     attach.shell(guest, f"{node.nodeid}: {name}")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let a guest's words reach a JUnit file whatever junit_logging says of other tests' output."""
+    config.pluginmanager.register(_Junit(config), "imagekit.junit")
+
+
+class _Junit:
+    """Stands around pytest's own writer of JUnit files, whose `logging` decides what of a report it takes."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> Any:
+        """A failed test of machines is told with their consoles."""
+        writers: list[Any] = [p for p in self._config.pluginmanager.get_plugins() if type(p).__name__ == "LogXML"]
+        quiet = [writer for writer in writers if writer.logging == "no" and any(map(_is_guests, report.sections))]
+        for writer in quiet:
+            writer.logging = "system-out"
+        try:
+            return (yield)
+        finally:
+            for writer in quiet:
+                writer.logging = "no"
+
+
+def _is_guests(section: tuple[str, str]) -> bool:
+    return any(
+        f" {word} " in section[0] for word in ("console", "events", "logs")
+    )  # "Captured stdout guest console call"
 
 
 def _describe(item: pytest.Item, call: pytest.CallInfo[None], found: Mapping[str, Any]) -> None:

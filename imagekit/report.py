@@ -23,6 +23,7 @@ PREFIX = "imagekit."
 POINT = ("image", "arch", "format", "target")
 OUTCOMES = ("failed", "error", "passed", "skipped", "xfailed", "xpassed")  # in the order that they are told
 BOOT = PREFIX + "boot"  # a property of JSON: see boot.py
+FRESH = PREFIX + "fresh"  # a property of text: why a machine was not restored
 COMPARED = PREFIX + "compared"  # a property of text: see comparison.py
 DETAILS = "details"  # a property of JSON: what is too long for a property of its own
 
@@ -75,6 +76,12 @@ def booted(facts: dict[str, Any]) -> list[Property]:
         return []
     facts["boot told"] = True
     return [(BOOT, json.dumps(facts["boot"].plain()))]
+
+
+def not_restored(guests: Mapping[str, Any]) -> list[Property]:
+    """Why a machine that was to be restored was booted in full."""
+    words = {str(guest.facts.get("fresh", "")) for guest in guests.values()}
+    return [(FRESH, word) for word in sorted(words) if word.startswith("booted")]
 
 
 def rows(outcomes: Mapping[str, Iterable[Any]]) -> list[Row]:
@@ -139,6 +146,7 @@ def notes(rows: Sequence[Row]) -> list[str]:
     lines = [f"boot: {CLOCKS[name]}" for name in clocks] + ["boot ~: " + CLOCKS["guest"]] * by_itself
     said = {row.point[3]: row.facts for row in rows if "accelerator" in row.facts}
     words = {name: (facts["accelerator"], facts.get("accelerator_why")) for name, facts in sorted(said.items())}
+    lines += [f"fresh: {words}" for words in dict.fromkeys(row.facts["fresh"] for row in rows if "fresh" in row.facts)]
     return lines + [f"{name}: {', '.join(filter(None, both))}" for name, both in words.items()]
 
 

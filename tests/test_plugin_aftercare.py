@@ -159,9 +159,7 @@ def test_a_failure_shows_and_keeps_what_happened_since_the_test_began(
     project: pytest.Pytester, workers: tuple[str, ...]
 ) -> None:
     write(project, "images/toy.py", TOY + FAILING)
-    result = project.runpytest_subprocess(
-        *ONE, "--on-failure", "keep", "--junitxml", "j.xml", "-o", "junit_logging=system-out", *workers, timeout=60
-    )
+    result = project.runpytest_subprocess(*ONE, "--on-failure", "keep", "--junitxml", "j.xml", *workers, timeout=60)
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(["*stdout guest console*", r"guest| now \x1b[[]31mthis", "*stdout guest logs*"])
     result.stdout.no_fnmatch_line("*hello from the*")
