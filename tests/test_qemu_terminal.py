@@ -19,14 +19,16 @@ SCRIPT = """
 import sys
 sys.path.insert(0, {tests!r})
 from pathlib import Path
-import test_qemu as t
+import fake_rig as t
 from imagekit import plugs
-t._qemu_start.INSIDE = Path({inside!r})
-t._qemu_start.toolbox.tools = lambda *_, **__: t.FakeTools({scenario!r})
+from imagekit.guest import Rig
+from imagekit.targets import _qemu_start
+_qemu_start.INSIDE = Path({inside!r})
+_qemu_start.toolbox.tools = lambda *_, **__: t.FakeTools({scenario!r})
 with t.opened() as artifact:
     interact = plugs.load("targets", "qemu_x86_64").interact
     try:
-        sys.exit(interact(artifact, rig=t.Rig(accelerator="tcg"), store=None))
+        sys.exit(interact(artifact, rig=Rig(accelerator="tcg"), store=None))
     except KeyboardInterrupt:
         sys.exit(130)
 """
