@@ -27,6 +27,7 @@ class Began(NamedTuple):
     at: float  # seconds of CLOCK_REALTIME
 
 
+LAST = pytest.StashKey[dict[int, Any]]()  # id of the guest -> its last look
 BEGAN, BROKEN, MOUNTS = pytest.StashKey[Began](), pytest.StashKey[bool](), pytest.StashKey[Set[str]]()
 
 
@@ -139,6 +140,7 @@ def pytest_runtest_call(item: pytest.Item) -> Any:
     from imagekit.checks import damage
 
     looks = {id(guest): damage.look(guest) for guest in shared.values()}
+    item.stash[LAST] = dict(looks)
     item.stash[BEGAN] = Began(looks, {id(guest): len(guest.events()) for guest in shared.values()}, time())
     try:
         result = yield
@@ -159,7 +161,12 @@ def pytest_runtest_call(item: pytest.Item) -> Any:
 def pytest_runtest_teardown(item: pytest.Item) -> Any:
     """Take a damaged machine away from the tests that follow: the fixture starts another one when it is asked for."""
     try:
-        return (yield)
+        result = yield
+        if said := _late_damage(item):
+            from imagekit.errors import GuestProblem
+
+            raise GuestProblem(f"{item.name}: tearing down its fixtures left damage behind\n{said}", HINT)
+        return result
     finally:
         if item.stash.get(BROKEN, False):
             info: Any = getattr(item, "_fixtureinfo", None)
@@ -185,8 +192,8 @@ def _damage(item: pytest.Item) -> str:
     for name, guest in machines(item).items():
         if any(guest is one for one in awaited):
             continue
-        before = item.stash[BEGAN].looks.get(id(guest), damage.Look(0, None))
-        found, _ = damage.since(before, guest)
+        before = item.stash[LAST].get(id(guest), damage.Look(0, None))
+        found, item.stash[LAST][id(guest)] = damage.since(before, guest)
         if name == "guest" and (found or not guest.is_alive()):
             item.stash[BROKEN] = True  # allowed or not: nobody else shall have it
         if name != "guest":  # the test's own, to be used up; only kernels may not break, and services of a topology
@@ -195,6 +202,14 @@ def _damage(item: pytest.Item) -> str:
         allowed = list(_allowed(item, found))
         lines += [f"  {name}: {broken}" for broken in found if broken not in allowed]
     return "\n".join(lines)
+
+
+def _late_damage(item: pytest.Item) -> str:
+    """What became of the shared machine since the test's own part was over."""
+    if BEGAN not in item.stash or item.stash.get(BROKEN, False):
+        return ""
+    guest = machines(item).get("guest")
+    return _damage(item) if guest is not None and guest.is_alive() else ""
 
 
 def _allowed(item: pytest.Item, found: Iterable[Any]) -> Iterable[Any]:

@@ -47,6 +47,22 @@ def test_after(guest): assert guest.run("echo 2").text
     assert started(project) == [*STARTS, "start toy x86_64 paper toy_x86_64 fresh -", STARTS[1]]
 
 
+def test_damage_by_a_fixture_that_is_taken_down_is_told_too(project: pytest.Pytester) -> None:
+    tests = """
+import pytest
+@pytest.fixture
+def late(guest):
+    yield
+    guest.run("break")
+def test_it(guest, late): ...
+def test_after(guest): assert not guest.health().failed
+"""
+    write(project, "images/toy.py", TOY + tests)
+    result = project.runpytest_inprocess(*ONE)
+    result.assert_outcomes(passed=2, errors=1)
+    result.stdout.fnmatch_lines(["test_it*: tearing down its fixtures left damage behind", "  guest: service: *"])
+
+
 def test_a_failed_test_tells_the_damage_too_and_keeps_its_own_reason(project: pytest.Pytester) -> None:
     write(project, "images/toy.py", TOY + "def test(guest):\n    guest.run('break')\n    assert guest.arch == 'vax'\n")
     result = project.runpytest_inprocess(*ONE)
