@@ -122,7 +122,7 @@ class Budget:
     """Limits that the image's own tests hold it to."""
 
     size: str | int = ""  # of the artifact: "40 MiB", or bytes
-    boot: str | float = ""  # of the guest's clock until everything is ready: "3 s", or seconds
+    boot: str | float = ""  # virtual seconds of the instruction clock until everything is ready: "3 s"
 
     @property
     def size_bytes(self) -> int | None:
@@ -131,7 +131,7 @@ class Budget:
 
     @property
     def boot_seconds(self) -> float | None:
-        """The boot limit in seconds of the guest's clock; None without one."""
+        """The boot limit in virtual seconds of the instruction clock; None without one."""
         return None if self.boot == "" else _measure("boot", self.boot, _TIMES)
 
 
