@@ -1,5 +1,7 @@
 """Real machines that tests break: the culprit is blamed, the next test gets another machine, the broken one is kept."""
 
+import os
+import pty
 import subprocess
 import sys
 from pathlib import Path
@@ -85,3 +87,33 @@ def test_a_broken_machine_is_kept_and_goes_on_as_it_was(definition: pytest.Pytes
         argv = [sys.executable, "-m", "imagekit.cli", "attach", test]
         done = subprocess.run(argv, input=b"cat /tmp/x; uname -m; exit 7", capture_output=True, check=False)
         assert (done.returncode, done.stdout) == (7, b"was here\naarch64\n"), done.stderr
+
+
+def test_a_shell_opens_in_the_broken_machine_on_the_users_terminal(definition: pytest.Pytester) -> None:
+    failing = "def test_it(guest):\n    guest.write('/tmp/x', b'was here')\n    assert 0\n"
+    toys.write(definition, "breaks.py", BREAKING.partition("def test_good")[0] + failing)
+    argv = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "breaks.py", "--arch", "aarch64"]
+    ours, theirs = pty.openpty()
+    terminal = {"stdin": theirs, "stdout": theirs, "stderr": theirs}
+    with subprocess.Popen(
+        [*argv, "--on-failure=shell"], cwd=definition.path, start_new_session=True, **terminal
+    ) as run:
+        os.close(theirs)
+        seen = until(ours, "ends the shell") + until(ours, "# ")
+        os.write(ours, b"cat /tmp/x; tty; echo $((6*7))end\r")
+        seen += until(ours, "42end")
+        os.write(ours, b"exit\r")
+        seen += until(ours, "1 failed")
+    os.close(ours)
+    assert run.returncode == pytest.ExitCode.TESTS_FAILED
+    assert "was here/dev/pts/" in seen
+
+
+def until(terminal: int, words: str) -> str:
+    """Read a terminal until these words were shown."""
+    seen = b""
+    while words.encode() not in seen:
+        data = os.read(terminal, 4096)  # EIO when the run has ended: what was seen is in the traceback
+        assert data, seen
+        seen += data
+    return seen.decode(errors="replace")
