@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from imagekit.image import Symlink as Symlink
     from imagekit.image import Text as Text
     from imagekit.image import User as User
+    from imagekit.layout import Layout as Layout
     from imagekit.rig import Disk as Disk
     from imagekit.rig import Node as Node
 
@@ -36,6 +37,7 @@ __all__ = (  # noqa: RUF022 - most to least important, not sorted
     "Directory",
     "User",
     "Static",
+    "Layout",
     "DOCS",
     "Node",
     "Disk",
@@ -52,6 +54,6 @@ def __getattr__(name: str) -> object:
 
     if hasattr(errors, name):  # without loading the rest
         return getattr(errors, name)
-    from imagekit import image, rig
+    from imagekit import image, layout, rig
 
-    return getattr(rig if name in ("Node", "Disk") else image, name)
+    return getattr(next(module for module in (rig, layout, image) if hasattr(module, name)), name)

@@ -9,13 +9,15 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from imagekit.errors import Problem
+from imagekit.errors import Defect, Problem
 from imagekit.key import Key
+from imagekit.layout import Layout
+from imagekit.store import Store
 
 MAX_MANIFEST = 64 << 20  # bytes
 MAX_SIGNATURE = 64 << 10  # bytes
@@ -35,14 +37,40 @@ class Part:
     sha256: str
 
 
+def _no_tools(*names: str) -> Any:
+    raise Defect(f"nobody brought the tools {', '.join(names)}")
+
+
+def _say_nothing(line: str) -> None:
+    _ = line
+
+
 @dataclass(frozen=True)
 class Format:
     """A kind of output, as a value: how it is written and which machines can start it."""
 
-    write: Callable[..., dict[str, "Written"]]  # (tree, *, store) -> role -> bytes in the store
+    write: Callable[..., dict[str, "Written"]]  # (tree, *, job: Job) -> role -> bytes in the store
     suffixes: Mapping[str, str]  # role -> file name suffix: {"kernel": ".kernel", ...}
     kind: str  # "root", "disk" or "kernel"
     bootable: bool = True  # whether it needs a kernel in the tree
+    arches: tuple[str, ...] = ("x86_64", "aarch64")  # that it exists for
+    firmware: tuple[str, ...] = ()  # what starts it as it is: "bios", "uefi", "raspi3b", "raspi4b"; () for none
+    assets: tuple[str, ...] = ()  # what it needs below /boot: assets.py
+    modules: tuple[str, ...] = ()  # of the kernel, for the machines that it is made for
+    drivers: tuple[str, ...] = ()  # of the kernel, where the root lies on the disk
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is to be written beside the tree, and with what."""
+
+    name: str
+    version: str
+    arch: str
+    store: Store
+    layout: Layout = Layout()
+    tools: Callable[..., Any] = field(default=_no_tools, repr=False)  # (*names) -> toolbox.Tools
+    say: Callable[[str], None] = field(default=_say_nothing, repr=False)  # a progress line
 
 
 @dataclass(frozen=True)

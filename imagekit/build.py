@@ -6,17 +6,17 @@ import shutil
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from functools import cache
+from functools import cache, partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import imagekit
 from imagekit import artifact as artifacts
-from imagekit import compose, early, host, options, plugs
+from imagekit import assets, compose, early, host, options, plugs, toolbox
 from imagekit import lock as locks
 from imagekit.arch import arch as arch_named
-from imagekit.artifact import MANIFEST_SUFFIX, SIGNATURE_SUFFIX, Artifact, Format, Written
+from imagekit.artifact import MANIFEST_SUFFIX, SIGNATURE_SUFFIX, Artifact, Format, Job, Written
 from imagekit.errors import Problem, RigProblem, unknown
 from imagekit.image import File, Image, path_of
 from imagekit.key import Key
@@ -58,7 +58,8 @@ def artifact(
             packages = _packages(image, lock, arch, store, say)
             whole = _compose(image, packages, folder=folder, arch=arch, store=store)
             say(f"{image.name} {arch}: writing {format}")
-            made = _write(image, whole, packages, arch=arch, format=format, place=place, key=key, store=store,
+            job = Job(image.name, image.version, arch, store, image.disk, partial(_tools, store, say), say)
+            made = _write(whole, packages, job=job, format=format, place=place, key=key,
                           digests={"definition": definition, "lock": lock.digest})  # fmt: skip
     return made
 
@@ -174,7 +175,8 @@ def _requests(image: Image) -> Mapping[str, list[Request]]:
     """What the image asks each source for, one request per architecture."""
     without = compose.left_out(image)[0]
     kernel_source, _, kernel = image.kernel.partition(":")
-    names = {package.partition(":")[0] for package in image.packages} | ({kernel_source} if kernel else set())
+    asked = (*image.packages, *image.firmware, *filter(None, [image.kernel]))
+    names = {package.partition(":")[0] for package in asked}
     for name in names:
         plugs.load("sources", name)  # an unknown one is told before anything is fetched
     return {
@@ -186,6 +188,8 @@ def _requests(image: Image) -> Mapping[str, list[Request]]:
                 without=without,
                 suite=image.suite,
                 arch=arch_named(arch).name,
+                boot=assets.packages(_assets(image, arch), arch) if kernel and name == kernel_source else (),
+                firmware=tuple(p.partition(":")[2] for p in image.firmware if p.startswith(f"{name}:")),
             )
             for arch in image.arches
         ]
@@ -194,7 +198,31 @@ def _requests(image: Image) -> Mapping[str, list[Request]]:
 
 
 def _request_digest(image: Image) -> str:
-    return _digest({name: [r._asdict() for r in requests] for name, requests in _requests(image).items()})
+    return _digest({name: [_asked(r) for r in requests] for name, requests in _requests(image).items()})
+
+
+def _asked(request: Request) -> Mapping[str, object]:
+    """Without what later versions can ask for and this image does not: a lock outlives the version that wrote it."""
+    return {k: v for k, v in request._asdict().items() if v or k not in Request._field_defaults}
+
+
+def _formats(image: Image, arch: str) -> list[Format]:
+    loaded: list[Format] = [plugs.load("formats", name) for name in image.formats]
+    return [format for format in loaded if arch in format.arches]
+
+
+def _assets(image: Image, arch: str) -> list[str]:
+    return sorted({asset for format in _formats(image, arch) for asset in format.assets})
+
+
+def _modules(image: Image, arch: str) -> tuple[str, ...]:
+    """The kernel modules that machines and formats need, each once and in a fixed order."""
+    formats = _formats(image, arch)
+    found = {module for format in formats for module in format.modules}
+    if image.disk.root != "initrd" and any(format.kind == "disk" for format in formats):
+        found |= {module for format in formats for module in format.drivers}
+        found |= {*early.ROOT_MODULES[image.disk.root], *early.CHANGES_MODULES[image.disk.changes]}
+    return (*target_modules(arch), *sorted(found - set(target_modules(arch))))
 
 
 def _packages(image: Image, lock: Lock, arch: str, store: Store, say: Say) -> list[tuple[Pin, Package]]:
@@ -214,8 +242,13 @@ def _packages(image: Image, lock: Lock, arch: str, store: Store, say: Say) -> li
 
 
 def _compose(image: Image, packages: list[tuple[Pin, Package]], *, folder: Path, arch: str, store: Store) -> Tree:
-    modules = target_modules(arch) if image.kernel else ()
-    return compose.compose(image, packages, folder=folder, arch=arch, modules=modules, store=store)
+    modules = _modules(image, arch) if image.kernel else ()
+    whole = compose.compose(image, packages, folder=folder, arch=arch, modules=modules, store=store)
+    return (
+        whole.override(assets.tree(_assets(image, arch), [package for _, package in packages]))
+        if image.kernel
+        else whole
+    )
 
 
 def _check_offered(image: Image, arch: str, format: str) -> None:
@@ -240,27 +273,30 @@ def _kept(place: Path, key: Key, say: Say) -> Artifact | None:
     return made
 
 
+def _tools(store: Store, say: Say, *names: str) -> toolbox.Tools:
+    mode = options.lookup("tools", None, folder=Path.cwd(), default="auto")
+    return toolbox.tools(*names, mode=mode, store=store, say=say)
+
+
 def _write(
-    image: Image,
     whole: Tree,
     packages: list[tuple[Pin, Package]],
     *,
-    arch: str,
+    job: Job,
     format: str,
     place: Path,
     key: Key,
-    store: Store,
     digests: Mapping[str, str],
 ) -> Artifact:
     kind: Format = plugs.load("formats", format)
-    written = kind.write(whole, store=store)
-    stem = f"{image.name}_{image.version}_{arch}"
+    written = kind.write(whole, job=job)
+    stem = f"{job.name}_{job.version}_{job.arch}"
     parts = [_part(role, stem + kind.suffixes[role], of) for role, of in written.items()]
-    about = {"name": image.name, "version": image.version, "arch": arch, "format": format, "kind": kind.kind}
+    about = {"name": job.name, "version": job.version, "arch": job.arch, "format": format, "kind": kind.kind}
     content = {"parts": parts, "tree": whole.digest, "packages": _listed(whole, packages), "largest": _largest(whole)}
     network = {"network": _network(whole)}  # a machine is wired for the address that the image has
     manifest = {"imagekit": imagekit.__version__, **about, **network, **digests, **content}
-    return _place(manifest, written, f"{stem}.{format}{MANIFEST_SUFFIX}", place=place, key=key, store=store)
+    return _place(manifest, written, f"{stem}.{format}{MANIFEST_SUFFIX}", place=place, key=key, store=job.store)
 
 
 def _network(whole: Tree) -> str:

@@ -73,6 +73,10 @@ APPLETS = {  # what an interactive shell needs, of those that Debian's busybox-s
     ),
 }
 
+ROOT_MODULES = {"initrd": (), "squashfs": ("squashfs", "overlay"), "erofs": ("erofs", "overlay"),
+                "ext4": ("ext4", "overlay")}  # fmt: skip
+CHANGES_MODULES = {"tmpfs": (), "disk": ("ext4",)}
+
 LONGEST, MOST_WORDS, LARGEST_SCRIPT, MOST_SERVICES = 1024, 512, 131072, 256  # what inside/boot.h has room for
 
 _INSIDE = Path(__file__).with_name("inside")

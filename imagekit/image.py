@@ -12,6 +12,7 @@ from typing import Any
 
 from imagekit.arch import ARCHES
 from imagekit.errors import Problem, unknown
+from imagekit.layout import Layout
 
 NAME = re.compile(r"[a-z0-9][a-z0-9+.-]*\Z")
 DOCS = (  # what an appliance has no reader for; the copyright files are kept
@@ -157,6 +158,8 @@ class Image:
     formats: tuple[str, ...] = ("kernel_initrd", "tar")
     arches: tuple[str, ...] = ("x86_64", "aarch64")
     budget: Budget = Budget()
+    disk: Layout = Layout()  # how it lies on a disk, in the formats that make one
+    firmware: tuple[str, ...] = ()  # "debian:raspi-firmware": of non-free-firmware, whose licence you accept by this
 
     def __init__(self, name: str = "", **given: Any) -> None:
         known = {f.name: f for f in fields(Image)}
@@ -203,7 +206,7 @@ def path_of(written: str) -> str:
 
 
 _TUPLES: Mapping[str, type] = {
-    **dict.fromkeys(("packages", "without", "modules", "formats", "arches"), str),
+    **dict.fromkeys(("packages", "without", "modules", "formats", "arches", "firmware"), str),
     "onboot": Step,
     "services": Service,
     "onshutdown": Step,
@@ -214,6 +217,7 @@ _VALUES: Mapping[str, type] = {
     "users": Mapping,
     "groups": Mapping,
     "budget": Budget,
+    "disk": Layout,
 }
 _SIZES = {"": 1, "B": 1, "kB": 10**3, "KiB": 2**10, "MB": 10**6, "MiB": 2**20, "GB": 10**9, "GiB": 2**30}
 _TIMES = {"": 1.0, "s": 1.0, "ms": 1e-3, "min": 60.0}
@@ -266,11 +270,11 @@ def _check_names(image: Image) -> None:
 
 
 def _check_packages(image: Image) -> None:
-    for name in (*image.packages, *filter(None, (image.kernel,))):
+    for name in (*image.packages, *image.firmware, *filter(None, (image.kernel,))):
         source, colon, package = name.partition(":")
         if not colon or not source or not package:
             raise Problem(f"packages: {name!r} names no source", f"write 'debian:{name}'")
-    for field_name in ("packages", "without", "modules", "formats", "arches"):
+    for field_name in ("packages", "without", "modules", "formats", "arches", "firmware"):
         value = getattr(image, field_name)
         for item in value:
             if value.count(item) > 1:

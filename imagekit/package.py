@@ -28,7 +28,7 @@ class Package:
 class Pin(NamedTuple):
     """One line of a lock: a package of one architecture, by its bytes."""
 
-    role: str  # "package", "kernel", or "init" for what early boot brings
+    role: str  # "package", "kernel", "init" for early boot, "boot" and "firmware" for formats
     source: str  # a plug in sources/
     name: str
     version: str
@@ -58,6 +58,8 @@ class Request(NamedTuple):
     without: tuple[str, ...]  # packages taken as present: neither they nor what only they need
     suite: str
     arch: str  # imagekit's name: "x86_64"
+    boot: tuple[str, ...] = ()  # what formats need beside the root; taken alone
+    firmware: tuple[str, ...] = ()  # what boards want of the archive's non-free-firmware; taken alone
 
 
 class Resolved(NamedTuple):

@@ -10,6 +10,7 @@ import zstandard
 from test_disk import TREE, cpio_members
 
 from imagekit import plugs
+from imagekit.artifact import Job
 from imagekit.errors import Problem
 from imagekit.formats import kernel_initrd, tar
 from imagekit.stores.directory import open_store
@@ -24,7 +25,7 @@ def store(tmp_path):
 
 
 def written(tree, store, format):
-    parts = plugs.load("formats", format).write(tree, store=store)
+    parts = plugs.load("formats", format).write(tree, job=Job("toy", "1", "x86_64", store))
     return {role: store.read(part.sha256) for role, part in parts.items()}
 
 
@@ -39,7 +40,7 @@ def test_the_same_tree_gives_the_same_bytes_in_any_order_and_store(format, store
 @pytest.mark.parametrize("format", plugs.own("formats"))
 def test_what_is_said_of_a_part_is_true(format, store):
     plug = plugs.load("formats", format)
-    parts = plug.write(BOOTABLE, store=store)
+    parts = plug.write(BOOTABLE, job=Job("toy", "1", "x86_64", store))
     assert parts.keys() == plug.suffixes.keys()
     for part in parts.values():
         assert len(store.read(part.sha256)) == part.size
@@ -79,5 +80,5 @@ def test_a_tar_is_one_gzip_member_that_streams(store):
 
 def test_without_a_kernel_there_is_no_kernel_initrd(store):
     with pytest.raises(Problem, match="needs a kernel"):
-        kernel_initrd.write(TREE, store=store)
-    assert tar.write(TREE, store=store)["root"].size > 0
+        kernel_initrd.write(TREE, job=Job("toy", "1", "x86_64", store))
+    assert tar.write(TREE, job=Job("toy", "1", "x86_64", store))["root"].size > 0

@@ -12,7 +12,7 @@ import pytest
 import small_root
 
 from imagekit import host
-from imagekit.artifact import Artifact, Opened
+from imagekit.artifact import Artifact, Job, Opened
 from imagekit.errors import Problem
 from imagekit.formats import tar
 from imagekit.guest import GuestProblem, Rig
@@ -25,7 +25,7 @@ ARCH = os.uname().machine
 
 def opened(store, tree, *, arch=ARCH, role="root") -> Opened:
     """What `Artifact.opened` gives for this tree in the format tar."""
-    written = tar.write(tree, store=store)["root"]
+    written = tar.write(tree, job=Job("small", "0", arch, store))["root"]
     part = {"role": role, "file": "small.tar.gz", "size": written.size, "sha256": written.sha256}
     manifest = {"name": "small", "arch": arch, "format": "tar", "kind": "root", "parts": [part]}
     handle = os.memfd_create("root")

@@ -2,7 +2,7 @@
 
 import zstandard
 
-from imagekit.artifact import Format, Written
+from imagekit.artifact import Format, Job, Written
 from imagekit.disk import cpio, segments
 from imagekit.errors import Problem
 from imagekit.store import Store
@@ -13,16 +13,16 @@ RECIPE = f"cpio zstandard {zstandard.__version__} level {LEVEL}"
 KERNEL, CMDLINE = "/boot/kernel", "/boot/cmdline"
 
 
-def write(tree: Tree, *, store: Store) -> dict[str, Written]:
+def write(tree: Tree, *, job: Job) -> dict[str, Written]:
     """The initrd is a concatenation of cached parts, each an archive of its own (see disk/cpio)."""
     if KERNEL not in tree or CMDLINE not in tree:
         raise Problem("format kernel_initrd needs a kernel", 'give the image kernel="debian:linux-image-cloud"')
-    parts = [_segment(store, part) for part in segments.parts(tree.without((KERNEL, CMDLINE)))]
+    parts = [_segment(job.store, part) for part in segments.parts(tree.without((KERNEL, CMDLINE)))]
     facts = {"compressor": RECIPE.removeprefix("cpio "), "tree": tree.digest}
     return {
-        "kernel": _whole(store, tree, KERNEL),
-        "initrd": Written(store.write(parts), sum(map(len, parts)), facts),
-        "cmdline": _whole(store, tree, CMDLINE),
+        "kernel": _whole(job.store, tree, KERNEL),
+        "initrd": Written(job.store.write(parts), sum(map(len, parts)), facts),
+        "cmdline": _whole(job.store, tree, CMDLINE),
     }
 
 

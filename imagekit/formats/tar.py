@@ -1,6 +1,6 @@
 """The whole tree as one plain .tar.gz, which every tar program reads."""
 
-from imagekit.artifact import Format, Written
+from imagekit.artifact import Format, Job, Written
 from imagekit.disk import gzip, segments, tar
 from imagekit.store import Store
 from imagekit.tree import Tree
@@ -8,12 +8,12 @@ from imagekit.tree import Tree
 RECIPE = f"tar {gzip.VERSION}"
 
 
-def write(tree: Tree, *, store: Store) -> dict[str, Written]:
+def write(tree: Tree, *, job: Job) -> dict[str, Written]:
     """One gzip member of cached parts; the manifest names the compressor, whose version the bytes depend on."""
-    parts = [_segment(store, part) for part in segments.parts(tree)]
+    parts = [_segment(job.store, part) for part in segments.parts(tree)]
     parts.append(gzip.segment([tar.END]))
     size = sum(part.size for part in parts)
-    written = store.write(gzip.member(parts))
+    written = job.store.write(gzip.member(parts))
     facts = {"compressor": gzip.VERSION, "uncompressed": size, "tree": tree.digest}
     return {"root": Written(written, _length(parts), facts)}
 

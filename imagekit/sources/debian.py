@@ -97,16 +97,16 @@ def _parts(suite: str) -> tuple[Part, ...]:
 
 
 def _pins(request: Request, universe: "Universe") -> tuple[Pin, ...]:
-    """A pin for each package that is needed; one that is needed twice is a package first, then init."""
+    """A pin for each package that is needed; one that is needed twice is a package first, then init, then boot."""
     from imagekit.sources import _resolver
 
     chosen = _resolver.solve(universe, request.packages, request.without)
     pins = {name: _pin("package", choice.candidate) for name, choice in chosen.items()}
-    for name in request.init:
+    for role, name in (*(("init", name) for name in request.init), *(("boot", name) for name in request.boot)):
         candidate = universe.candidate(name)
         if candidate is None:
             raise universe.no_such(name)
-        pins.setdefault(name, _pin("init", candidate))
+        pins.setdefault(name, _pin(role, candidate))
     if request.kernel:
         kernel = _resolver.kernel(universe, request.kernel, arches.arch(request.arch).debian)
         pins[kernel.name] = _pin("kernel", kernel)

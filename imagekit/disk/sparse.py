@@ -1,0 +1,96 @@
+"""Sparse: the content of a disk as pieces at offsets; what lies between them is zeros.
+
+What makes a disk gives one, what writes it down (raw, qcow2, VHD, ...) takes one, and so does what converts: no zeros
+are ever made, kept or compressed for the sake of a disk's size.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from imagekit.errors import Defect
+from imagekit.tree import Slice
+
+CHUNK = 1 << 20  # bytes that are in memory at a time
+SECTOR = 512
+ZEROS = bytes(CHUNK)
+
+
+class Piece(NamedTuple):
+    """Bytes at an offset of a disk: in memory, or in a file."""
+
+    offset: int
+    content: bytes | Slice
+
+    @property
+    def size(self) -> int:
+        """How many bytes."""
+        return len(self.content) if isinstance(self.content, bytes) else self.content.size
+
+    @property
+    def end(self) -> int:
+        """The offset behind its last byte."""
+        return self.offset + self.size
+
+    def read(self, at: int, size: int) -> bytes:
+        """`size` bytes from `at` on, counted from its beginning; raises RigProblem when the file has lost them."""
+        if isinstance(self.content, bytes):
+            return self.content[at : at + size]
+        return Slice(self.content.path, self.content.offset + at, size).read()
+
+
+@dataclass(frozen=True)
+class Sparse:
+    """A disk of `size` bytes; the pieces are in order and do not overlap."""
+
+    size: int
+    pieces: tuple[Piece, ...]
+
+    def __post_init__(self) -> None:
+        end = 0
+        for piece in self.pieces:
+            if piece.offset < end:
+                raise Defect(f"two pieces of a disk overlap at {piece.offset}")
+            end = piece.end
+        if end > self.size:
+            raise Defect(f"a disk of {self.size} bytes has a piece that ends at {end}")
+
+    def chunks(self, size: int = CHUNK) -> Iterator[bytes]:
+        """All its bytes in order, at most `size` at a time."""
+        for offset, data in self.blocks(size):
+            yield data if data is not None else ZEROS[: min(size, self.size - offset)]
+
+    def blocks(self, size: int) -> Iterator[tuple[int, bytes | None]]:
+        """(offset, bytes) of every `size` bytes in order; None for what is all zeros, the last one may be shorter.
+
+        size: at most CHUNK.
+        """
+        ahead = 0
+        for offset in range(0, self.size, size):
+            end = min(offset + size, self.size)
+            while ahead < len(self.pieces) and self.pieces[ahead].end <= offset:
+                ahead += 1
+            if ahead == len(self.pieces) or self.pieces[ahead].offset >= end:
+                yield offset, None
+                continue
+            data = self.read(offset, end - offset)
+            yield offset, data if data.count(0) != len(data) else None
+
+    def read(self, offset: int, size: int) -> bytes:
+        """`size` bytes from `offset` on; fewer where the disk ends."""
+        end = min(offset + size, self.size)
+        parts, at = [], offset
+        for piece in self.pieces:  # few: a disk has a handful of partitions
+            if piece.end <= at or piece.offset >= end:
+                continue
+            parts.append(bytes(max(piece.offset - at, 0)))
+            at = max(piece.offset, at)
+            stop = min(piece.end, end)
+            parts.append(piece.read(at - piece.offset, stop - at))
+            at = stop
+        return b"".join((*parts, bytes(max(end - at, 0))))
+
+
+def laid(size: int, pieces: Iterable[Piece]) -> Sparse:
+    """A disk of these pieces in whatever order, less the empty ones."""
+    return Sparse(size, tuple(sorted((piece for piece in pieces if piece.size), key=lambda piece: piece.offset)))

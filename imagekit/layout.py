@@ -1,0 +1,52 @@
+"""Layout: how an image lies on a disk; a frozen value, part of the Image.
+
+Formats that make disks read it: raw_*, qcow2_*, vhd*, vmdk, the clouds' and the Raspberry Pi's.
+"""
+
+import re
+from dataclasses import dataclass
+
+from imagekit.errors import Problem, unknown
+
+ROOTS = ("initrd", "squashfs", "erofs", "ext4")
+CHANGES = ("tmpfs", "disk")
+SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)")
+UNITS = {"": 1, "B": 1, "kB": 10**3, "KiB": 2**10, "MB": 10**6, "MiB": 2**20, "GB": 10**9, "GiB": 2**30, "TiB": 2**40}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the root lies, what becomes of what is written to it, and how large the disk is."""
+
+    root: str = "initrd"  # in memory whole; "squashfs", "erofs", "ext4": a read-only partition, found by its UUID
+    changes: str = "tmpfs"  # gone with the power; "disk": kept on a partition that grows with the disk at first boot
+    size: str | int = ""  # of the whole disk, as in "2 GiB"; "" makes it as small as its content and format allow
+    boot_size: str | int = ""  # of the partition that the firmware reads; "" makes it as small as its content allows
+
+    def __post_init__(self) -> None:
+        for what, name, known in (("root", self.root, ROOTS), ("changes", self.changes, CHANGES)):
+            if name not in known:
+                problem = unknown(f"disk {what}", str(name), known)
+                raise Problem(f"disk: {problem.message}", problem.hint)
+        if self.root == "initrd" and self.changes == "disk":
+            raise Problem(
+                'disk: changes="disk" needs a root on the disk', 'write Layout(root="squashfs", changes="disk")'
+            )
+        _ = self.size_bytes, self.boot_bytes
+
+    @property
+    def size_bytes(self) -> int:
+        """The size of the disk in bytes; 0 where the content decides."""
+        return _bytes("size", self.size)
+
+    @property
+    def boot_bytes(self) -> int:
+        """The size of the boot partition in bytes; 0 where the content decides."""
+        return _bytes("boot_size", self.boot_size)
+
+
+def _bytes(what: str, written: str | int) -> int:
+    found = SIZE.fullmatch(str(written or 0))
+    if not found or found[2] not in UNITS:
+        raise Problem(f"disk: {what} {written!r} is no size", 'as in "2 GiB"')
+    return int(float(found[1]) * UNITS[found[2]])
