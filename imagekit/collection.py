@@ -9,6 +9,7 @@ from imagekit import fixtures
 from imagekit.bench import DIMENSIONS, option, told
 
 PARAMS = ("_imagekit_arch", "_imagekit_format", "_imagekit_target", "_imagekit_sandbox")  # what the matrix fills in
+SAMPLE = "sample(name, ...): of all formats and machines only these, unless --full, --format or --target is given"
 
 
 class Definition(pytest.Module):
@@ -24,6 +25,11 @@ class Definition(pytest.Module):
         if self.config.pluginmanager.hasplugin("pytest11.testinfra") and not hasattr(module, "host"):
             vars(module)["host"] = pytest.fixture(scope="module", name="host")(fixtures.host)  # hides testinfra's own
         return module
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let pytest know our marker."""
+    config.addinivalue_line("markers", SAMPLE)
 
 
 def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> Any:
@@ -45,6 +51,9 @@ def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> Any:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Which fixtures a test needs decides how far its image is built, and so in which places of the matrix it runs."""
+    with told(pytest.Collector.CollectError):
+        for mark in metafunc.definition.iter_markers("sample"):
+            _check_sample(mark, metafunc.function.__name__)
     names = [name for name in PARAMS if name in metafunc.fixturenames]
     if not names:
         return
@@ -72,14 +81,36 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         return
     from imagekit import matrix
 
-    if not option(config, "compare"):
-        idle = [item for item in items if "comparison" in getattr(item, "fixturenames", ())]
-        items[:] = [item for item in items if item not in idle]
-        config.hook.pytest_deselected(items=idle)
+    idle = {item for item in items if "comparison" in getattr(item, "fixturenames", ())}
+    idle = (set() if option(config, "compare") else idle) | _beyond_samples(config, items)
+    items[:] = [item for item in items if item not in idle]
+    config.hook.pytest_deselected(items=sorted(idle, key=lambda item: item.nodeid))
     with told(pytest.UsageError):
         placed = [matrix.Placed(item, item.path, images[item], matrix.Point(*point(item))) for item in items]
         items[:], left = matrix.arranged(placed, matrix.Selection(*(option(config, name, ()) for name in DIMENSIONS)))
     config.hook.pytest_deselected(items=left)
+
+
+def _beyond_samples(config: pytest.Config, items: list[pytest.Item]) -> set[pytest.Item]:
+    """The tests that are left to a full run: their format and machine are none of the sample's."""
+    if option(config, "full") or option(config, "format") or option(config, "target"):
+        return set()
+    marked = [(item, mark) for item in items if (mark := item.get_closest_marker("sample"))]
+    return {item for item, mark in marked if not set(point(item)[1:]) & set(mark.args)}
+
+
+def _check_sample(mark: pytest.Mark, function: str) -> None:
+    """Raise Problem when a marker names nothing, or what is neither a format nor a machine."""
+    from imagekit import matrix
+    from imagekit.errors import Problem, unknown
+
+    known = (*matrix.known("format"), *matrix.known("target"))
+    if not mark.args or mark.kwargs:
+        raise Problem(f"{function}: a sample names no format and no machine", "@pytest.mark.sample('raw_efi')")
+    for name in mark.args:
+        if name not in known:
+            problem = unknown("format or target", str(name), known)
+            raise Problem(f"{function}: sample: {problem.message}", problem.hint)
 
 
 def _image_in(module: Any) -> Any:

@@ -22,6 +22,7 @@ KNOWN = (
     "on-failure",
     "failures",
     "compare",
+    "full",
 )
 
 

@@ -45,6 +45,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     for name, names in zip(DIMENSIONS, known, strict=True):
         shown = f"only this {name} (repeatable): {', '.join(sorted(names))}"
         add(name, action="append", metavar="NAME", help=shown)
+    add("full", action="store_const", const="yes", help="tests that are marked with a sample run everywhere")
     add("tools", choices=("auto", "host", "tree"), help="where QEMU and its like come from (default: auto)")
     add("key", metavar="FILE", help="sign and verify with this key")
     add("accel", choices=("auto", "kvm", "tcg"), help="how machines run (default: auto, which asks a probe guest)")

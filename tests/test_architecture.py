@@ -165,7 +165,7 @@ BAD = (
     ("tree", "from . import errors", "1: .errors is a relative import"),
     ("tree", "from .errors import Problem", "is a relative import"),
     ("errors", "import imagekit.tree", "1: imports imagekit.tree (floor 1) from floor 0"),
-    ("cli", "import imagekit.plugin", "1: imports imagekit.plugin (floor 8) from floor 8"),
+    ("cli", "import imagekit.plugin", "1: imports imagekit.plugin (floor 9) from floor 9"),
     ("formats/tar", "from imagekit.formats import kernel_initrd", "1: a plug imports the plug"),
     ("formats/tar", "from imagekit.stores.directory import open_store", "1: a plug imports the plug"),
     ("targets/namespace", "from imagekit.formats.tar import FORMAT", "1: a plug imports the plug"),

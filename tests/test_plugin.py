@@ -168,3 +168,44 @@ def test_help_lists_the_names_and_a_clash_of_options_ends_nothing(project: pytes
     project.syspathinsert()
     project.runpytest_inprocess("-p", "clash", "images", "--key", "other").assert_outcomes(passed=12)
     project.runpytest_inprocess("-p", "clash", "images", "--imagekit-key", "other").assert_outcomes(passed=3, errors=9)
+
+
+# --- samples ----------------------------------------------------------------------------------------------------------
+
+SAMPLED = (
+    TOY
+    + """
+import pytest
+@pytest.mark.sample("sketch", "toy_aarch64")
+def test_it(artifact): ...
+@pytest.mark.sample("toy_aarch64")
+def test_machine(guest): ...
+"""
+)
+
+
+@pytest.mark.parametrize(
+    ("options", "ids"),
+    [
+        ((), ["test_it[x86_64-sketch]", "test_machine[aarch64-paper-toy_aarch64]", "test_it[aarch64-sketch]"]),
+        (("--arch", "x86_64"), ["test_it[x86_64-sketch]"]),
+        (("--format", "paper", "--arch", "x86_64"), ["test_it[x86_64-paper]", "test_machine[x86_64-paper-toy_x86_64]"]),
+        (("--full", "--arch", "aarch64"),
+         ["test_it[aarch64-paper]", "test_machine[aarch64-paper-toy_aarch64]", "test_it[aarch64-sketch]"]),
+    ],
+)  # fmt: skip
+def test_a_sample_stands_for_all_formats_and_machines(
+    project: pytest.Pytester, options: tuple[str, ...], ids: list[str]
+) -> None:
+    write(project, "images/toy.py", SAMPLED)
+    assert collected(project, *options) == ids
+
+
+@pytest.mark.parametrize(
+    ("mark", "words"), [("sample('rwa')", "unknown format or target 'rwa'"), ("sample()", "names no format")]
+)
+def test_a_sample_of_nothing_ends_the_run(project: pytest.Pytester, mark: str, words: str) -> None:
+    write(project, "images/toy.py", TOY + f"import pytest\n@pytest.mark.{mark}\ndef test(artifact): ...\n")
+    result = project.runpytest_inprocess("images")
+    assert result.ret == pytest.ExitCode.INTERRUPTED
+    result.stdout.fnmatch_lines([f"*{words}*"])
