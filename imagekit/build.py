@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import cache, partial
 from hashlib import sha256
@@ -78,6 +78,12 @@ def write_lock(image: Image, path: Path, *, store: Store, say: Say = quiet) -> L
     with host.draft(path) as file:
         file.write(lock.text().encode())
     return lock
+
+
+def licences(lock: Lock, *, store: Store, say: Say = quiet) -> list[str]:
+    """A line for each package that is not free: how its licence begins."""
+    pins = {pin.sha256: pin for arch in lock.pins for pin in lock.pins[arch] if pin.role == "firmware"}
+    return sorted({assets.licence(package) for _, package in _fetched(tuple(pins.values()), "", store, say)})
 
 
 def check_lock(image: Image, lock: Lock) -> None:
@@ -189,12 +195,19 @@ def _requests(image: Image) -> Mapping[str, list[Request]]:
                 suite=image.suite,
                 arch=arch_named(arch).name,
                 boot=assets.packages(_assets(image, arch), arch) if kernel and name == kernel_source else (),
-                firmware=tuple(p.partition(":")[2] for p in image.firmware if p.startswith(f"{name}:")),
+                firmware=_firmware(image, name, arch),
             )
             for arch in image.arches
         ]
         for name in sorted(names)
     }
+
+
+def _firmware(image: Image, source: str, arch: str) -> tuple[str, ...]:
+    """What is not free and was asked for all the same, on the architectures that have a format with a use for it."""
+    if not assets.take_firmware(_assets(image, arch), arch):
+        return ()
+    return tuple(p.partition(":")[2] for p in image.firmware if p.startswith(f"{source}:"))
 
 
 def _request_digest(image: Image) -> str:
@@ -228,10 +241,12 @@ def _modules(image: Image, arch: str) -> tuple[str, ...]:
 def _packages(image: Image, lock: Lock, arch: str, store: Store, say: Say) -> list[tuple[Pin, Package]]:
     if arch not in lock.pins:
         raise Problem(f"image {image.name!r}: the lock has nothing for {arch}", "write it again with `imagekit lock`")
-    pins = lock.pins[arch]
+    return _fetched(lock.pins[arch], f"{image.name} {arch}: ", store, say)
 
+
+def _fetched(pins: Sequence[Pin], who: str, store: Store, say: Say) -> list[tuple[Pin, Package]]:
     def progress(what: str, done: int, total: int) -> None:
-        say(f"{image.name} {arch}: {what} {done * 100 // max(total, 1)} %")
+        say(f"{who}{what} {done * 100 // max(total, 1)} %")
 
     found: list[tuple[Pin, Package]] = []
     for name in sorted({pin.source for pin in pins}):

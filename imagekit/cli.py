@@ -86,6 +86,7 @@ def lock(asked: "Namespace") -> int:
             for arch, pins in sorted(written.pins.items()):
                 size = sum(pin.size for pin in pins)
                 print(f"{path.with_suffix('.lock')}: {arch}: {len(pins)} packages, {_size(size)} to fetch")
+            print("".join(f"{line}\n" for line in build.licences(written, store=store, say=_say)), end="")
     return min(behind, 1)
 
 
@@ -98,8 +99,10 @@ def build(asked: "Namespace") -> int:
     started, store, key = time.time_ns(), _store(), _key(asked)
     said, read, wrote = [], [str(key[1])], []
     for path, image in _definitions(asked.path):
+        pinned = build.read_lock(path)
+        said += build.licences(pinned, store=store, say=_say)
         for arch, format in _combinations(asked, image):
-            made = build.artifact(image, folder=path.parent, lock=build.read_lock(path), arch=arch, format=format,
+            made = build.artifact(image, folder=path.parent, lock=pinned, arch=arch, format=format,
                                   key=key[0], store=store, say=_say)  # fmt: skip
             out = build.publish(made, asked.output)
             wrote += [str(out.path), *(str(out.path.with_name(part.file)) for part in out.parts)]

@@ -118,6 +118,7 @@ def deb(
 
 ARCHES = ("amd64", "arm64")
 SUITE = "bookworm"
+COMPONENTS = ("main", "non-free-firmware")
 PARTS = {"": "debian", "-updates": "debian", "-security": "debian-security"}  # ending of the suite -> archive
 
 
@@ -141,7 +142,9 @@ class Archive:
         self.mirror = mirror
         self.keyring = folder / "keyring.gpg"
         self.keyring.write_bytes(bytes(key().extract_certificate()))
-        self.stanzas: dict[tuple[str, str], list[str]] = {(end, arch): [] for end in PARTS for arch in ARCHES}
+        self.stanzas: dict[tuple[str, str, str], list[str]] = {
+            (end, arch, component): [] for end in PARTS for arch in ARCHES for component in COMPONENTS
+        }
 
     def add(
         self,
@@ -153,11 +156,12 @@ class Archive:
         fields: Mapping[str, str] | None = None,
         scripts: Mapping[str, str] | None = None,
         part: str = "",
+        component: str = "main",
         data: bytes | None = None,
     ) -> bytes:
         """Put a package into the pool and list it; `part` is "", "-updates" or "-security", `data` its own bytes."""
         made = data or deb(name, items, version=version, architecture=architecture, fields=fields, scripts=scripts)
-        path = Path(f"pool/main/{name}_{version.replace(':', '%3a')}_{architecture}.deb")
+        path = Path(f"pool/{component}/{name}_{version.replace(':', '%3a')}_{architecture}.deb")
         place = self.folder / PARTS[part] / path
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_bytes(made)
@@ -169,14 +173,18 @@ class Archive:
         }
         stanza = control(name, version, architecture, {**listed, **(fields or {})})
         for arch in ARCHES if architecture == "all" else (architecture,):
-            self.stanzas[part, arch].append(stanza)
+            self.stanzas[part, arch, component].append(stanza)
         return made
 
     def publish(self, *, signer: Any = None, date: datetime | None = None, **fields: str) -> None:
         """Write every index, and sign the suites; `fields` are further ones of the InRelease, or other ones."""
         for end, archive in PARTS.items():
             dists = self.folder / archive / "dists" / (SUITE + end)
-            listed = [self._write_index(dists, arch, "\n".join(self.stanzas[end, arch])) for arch in ARCHES]
+            listed = [
+                self._write_index(dists / component, arch, "\n".join(self.stanzas[end, arch, component]))
+                for arch in ARCHES
+                for component in COMPONENTS
+            ]
             about = {
                 "Origin": "Debian",
                 "Suite": f"oldstable{end}",
@@ -198,13 +206,13 @@ class Archive:
         return self.folder / PARTS[end] / "dists" / (SUITE + end) / "InRelease"
 
     @staticmethod
-    def _write_index(dists: Path, arch: str, text: str) -> str:
+    def _write_index(component: Path, arch: str, text: str) -> str:
         packed = xz(text.encode())
         digest = sha256(packed).hexdigest()
-        folder = dists / f"main/binary-{arch}/by-hash/SHA256"
+        folder = component / f"binary-{arch}/by-hash/SHA256"
         folder.mkdir(parents=True, exist_ok=True)
         (folder / digest).write_bytes(packed)
-        return f" {digest} {len(packed):8} main/binary-{arch}/Packages.xz\n"
+        return f" {digest} {len(packed):8} {component.name}/binary-{arch}/Packages.xz\n"
 
 
 def rfc822(date: datetime) -> str:

@@ -41,6 +41,8 @@ def stocked(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Archive]:
             image = f"linux-image-6.1.0-9-cloud-{arch}"
             made.add(f"linux-image-cloud-{arch}", architecture=arch, fields={"Depends": f"{image} (= 6.1), missing"})
             made.add(image, [Item("./boot/vmlinuz", arch.encode())], version="6.1", architecture=arch)
+        made.add("blobs", [*folders("usr", "usr/lib"), Item("./usr/lib/start.elf", b"\x7fELF")],
+                 component="non-free-firmware", fields={"Depends": "missing"})  # fmt: skip
         made.publish()
         made.use(monkeypatch)
         monkeypatch.setattr(_fetch, "PATIENCE", CALM)
@@ -48,9 +50,14 @@ def stocked(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Archive]:
 
 
 def request(
-    *packages: str, kernel: str = "", init: tuple[str, ...] = (), without: tuple[str, ...] = (), arch: str = "x86_64"
+    *packages: str,
+    kernel: str = "",
+    init: tuple[str, ...] = (),
+    without: tuple[str, ...] = (),
+    arch: str = "x86_64",
+    firmware: tuple[str, ...] = (),
 ) -> Request:
-    return Request(packages, kernel=kernel, init=init, without=without, suite=SUITE, arch=arch)
+    return Request(packages, kernel=kernel, init=init, without=without, suite=SUITE, arch=arch, firmware=firmware)
 
 
 def resolve(store: Store, *packages: str) -> tuple[Pin, ...]:

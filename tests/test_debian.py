@@ -80,6 +80,26 @@ def test_progress_adds_up(store: Store) -> None:
     assert [done for _, done, _ in seen] == sorted(done for _, done, _ in seen)
 
 
+def test_firmware_is_looked_for_only_where_it_is_asked_for(debian: Archive, store: Store) -> None:
+    plain, opted = SOURCE.resolve([request("nginx"), request("nginx", firmware=("blobs",), arch="aarch64")], store)
+    assert "blobs" not in {pin.name for pin in plain.pins}
+    (blobs,) = (pin for pin in opted.pins if pin.role == "firmware")
+    assert (blobs.name, blobs.path) == ("blobs", "pool/non-free-firmware/blobs_1_all.deb")  # alone, as it is asked for
+    read = [path for path in debian.mirror.requests if "non-free-firmware" in path]
+    assert len(read) == 3
+    assert all("/binary-arm64/by-hash/" in path for path in read)
+    assert obtain((blobs,), store)[0].tree.read("/usr/lib/start.elf") == b"\x7fELF"
+    debian.mirror.requests.clear()
+    assert [pin.name for pin in resolve(store, "nginx")] == ["adduser", "libc", "nginx"]
+    assert not any("non-free" in path for path in debian.mirror.requests)
+
+
+@pytest.mark.usefixtures("debian")
+def test_non_free_firmware_is_no_source_of_packages(store: Store) -> None:
+    with pytest.raises(Problem, match="no package 'blobs'"):
+        SOURCE.resolve([request("nginx", "blobs", firmware=("blobs",))], store)
+
+
 @pytest.mark.usefixtures("debian")
 def test_without_is_taken_as_present(store: Store) -> None:
     (resolved,) = SOURCE.resolve([request("nginx", without=("adduser",))], store)
@@ -93,6 +113,8 @@ def test_without_is_taken_as_present(store: Store) -> None:
         (request("ngins"), "no package 'ngins'"),
         (request("runit"), "runit needs missing"),
         (request("nginx", init=("runti",)), "no package 'runti'"),
+        (request("nginx", firmware=("blob",)), "firmware: bookworm has no package 'blob' in non-free-firmware"),
+        (request("nginx", firmware=("libc",)), "firmware: 'libc' is in Debian's main"),
         (request("nginx", kernel="linux-image-clod"), "unknown kernel package of bookworm 'linux-image-clod'"),
     ],
 )

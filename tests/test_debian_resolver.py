@@ -222,10 +222,11 @@ def real() -> Iterator[Callable[[str], tuple[_resolver.Universe, Path]]]:
 
 def _ours(arch: str, folder: Path) -> _resolver.Universe:
     try:
-        universes, _ = debian._metadata([("bookworm", arch)], open_store(folder / "cache"))
+        wanted = debian.Wanted("bookworm", arch, "main")
+        universes, _ = debian._metadata([wanted], open_store(folder / "cache"))
     except RigProblem as problem:
         pytest.skip(f"no Debian mirror to compare on: {problem.message}")
-    return universes["bookworm", arch]
+    return universes[wanted]
 
 
 def _apts(arch: str, folder: Path) -> Path:

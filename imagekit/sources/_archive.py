@@ -22,7 +22,7 @@ from imagekit.store import Store
 if TYPE_CHECKING:
     from imagekit.sources._fetch import Line
 
-COMPONENT = "main"
+MAIN_COMPONENT, FIRMWARE_COMPONENT = "main", "non-free-firmware"
 
 SEEN = "debian-seen"  # the notes that remember the newest date of each suite
 MAX_RELEASE = 8 << 20
@@ -56,11 +56,13 @@ def fetch_release(line: "Line", place: Mirror, archive: str, suite: str, *, keyr
     return read_release(data, archive=archive, suite=suite, keyring=keyring, store=store, now=datetime.now(UTC))
 
 
-def fetch_index(line: "Line", place: Mirror, release: Release, arch: str, *, store: Store) -> _index.Index:
+def fetch_index(
+    line: "Line", place: Mirror, release: Release, arch: str, *, store: Store, component: str = MAIN_COMPONENT
+) -> _index.Index:
     """The packages of a suite for one of Debian's architectures, from the store if its metadata was read before."""
     from imagekit.sources import _fetch
 
-    archive, path = release.archive, f"{COMPONENT}/binary-{arch}/Packages.xz"
+    archive, path = release.archive, f"{component}/binary-{arch}/Packages.xz"
     if path not in release.files:
         raise Problem(f"{archive.suite} has no packages for {arch} (no {path} in its metadata)")
     digest, size = release.files[path]

@@ -1,6 +1,8 @@
 """Packages of Debian: resolved like apt from signed metadata, fetched as pinned, converted once, scripts never run.
 
-A suite is taken with its updates and its security archive. Where the mirror is: imagekit/mirror.py.
+A suite is taken with its updates and its security archive. Of its components `main` is all that is looked into; only
+for a request that wants firmware non-free-firmware is, and nothing else is taken from there. Where the mirror is:
+imagekit/mirror.py.
 """
 
 from collections.abc import Callable, Collection, Sequence
@@ -31,6 +33,14 @@ class Part(NamedTuple):
     name: str
 
 
+class Wanted(NamedTuple):
+    """Packages that are asked for as a whole: of a suite, for one of Debian's architectures, in a component."""
+
+    suite: str
+    arch: str
+    component: str
+
+
 class Tally:
     """How much of all that is needed has come, told to whoever shows it; threads take turns."""
 
@@ -49,10 +59,9 @@ class Tally:
 
 def resolve(requests: Sequence[Request], store: Store) -> list[Resolved]:
     """What each request comes to, as its suite is now; the metadata is fetched and verified once for all of them."""
-    pairs = {(request.suite, arches.arch(request.arch).debian) for request in requests}
-    universes, archives = _metadata(sorted(pairs), store)
+    universes, archives = _metadata(sorted({wanted for request in requests for wanted in _wanted(request)}), store)
     return [
-        Resolved(_pins(request, universes[request.suite, arches.arch(request.arch).debian]), archives[request.suite])
+        Resolved(_pins(request, *(universes[wanted] for wanted in _wanted(request))), archives[request.suite])
         for request in requests
     ]
 
@@ -66,27 +75,41 @@ def packages(pins: Sequence[Pin], store: Store, progress: Progress) -> list[Pack
     return [_checked(found[pin.sha256], pin) for pin in pins]
 
 
+def _wanted(request: Request) -> tuple[Wanted, ...]:
+    """What a request is resolved in: main, and non-free-firmware where its definition opted in."""
+    from imagekit.sources._archive import FIRMWARE_COMPONENT, MAIN_COMPONENT
+
+    components = (MAIN_COMPONENT, FIRMWARE_COMPONENT) if request.firmware else (MAIN_COMPONENT,)
+    arch = arches.arch(request.arch).debian
+    return tuple(Wanted(request.suite, arch, component) for component in components)
+
+
 def _metadata(
-    pairs: Sequence[tuple[str, str]], store: Store
-) -> tuple[dict[tuple[str, str], "Universe"], dict[str, tuple[Archive, ...]]]:
-    """For each suite and architecture all its packages; for each suite the archives that say so."""
+    wanted: Sequence[Wanted], store: Store
+) -> tuple[dict[Wanted, "Universe"], dict[str, tuple[Archive, ...]]]:
+    """All packages of what is wanted; for each suite the archives that say so."""
     from imagekit.sources import _archive, _fetch
     from imagekit.sources._resolver import Universe
 
     place, keyring = mirror.find(), mirror.keyring()
-    parts = [part for suite in sorted({suite for suite, _ in pairs}) for part in _parts(suite)]
+    parts = [part for suite in sorted({one.suite for one in wanted}) for part in _parts(suite)]
     asked = _fetch.each(
         lambda line, part: _archive.fetch_release(line, place, part.archive, part.name, keyring=keyring, store=store),
         parts,
     )
     releases = dict(zip(parts, asked, strict=True))
-    jobs = [(part, arch) for suite, arch in pairs for part in _parts(suite)]
-    read = _fetch.each(lambda line, job: _archive.fetch_index(line, place, releases[job[0]], job[1], store=store), jobs)
+    jobs = [(one, part) for one in wanted for part in _parts(one.suite)]
+    read = _fetch.each(
+        lambda line, job: _archive.fetch_index(
+            line, place, releases[job[1]], job[0].arch, store=store, component=job[0].component
+        ),
+        jobs,
+    )
     indices = dict(zip(jobs, read, strict=True))
-    universes = {
-        (suite, arch): Universe([indices[part, arch] for part in _parts(suite)], suite) for suite, arch in pairs
+    universes = {one: Universe([indices[one, part] for part in _parts(one.suite)], one.suite) for one in wanted}
+    return universes, {
+        suite: tuple(releases[part].archive for part in _parts(suite)) for suite in {one.suite for one in wanted}
     }
-    return universes, {suite: tuple(releases[part].archive for part in _parts(suite)) for suite, _ in pairs}
 
 
 def _parts(suite: str) -> tuple[Part, ...]:
@@ -96,7 +119,7 @@ def _parts(suite: str) -> tuple[Part, ...]:
     return main, Part(suite, mirror.MAIN, f"{suite}-updates"), Part(suite, mirror.SECURITY, f"{suite}-security")
 
 
-def _pins(request: Request, universe: "Universe") -> tuple[Pin, ...]:
+def _pins(request: Request, universe: "Universe", firmware: "Universe | None" = None) -> tuple[Pin, ...]:
     """A pin for each package that is needed; one that is needed twice is a package first, then init, then boot."""
     from imagekit.sources import _resolver
 
@@ -107,10 +130,25 @@ def _pins(request: Request, universe: "Universe") -> tuple[Pin, ...]:
         if candidate is None:
             raise universe.no_such(name)
         pins.setdefault(name, _pin(role, candidate))
+    if firmware:
+        pins |= {name: _pin("firmware", _firmware(name, firmware, universe)) for name in request.firmware}
     if request.kernel:
         kernel = _resolver.kernel(universe, request.kernel, arches.arch(request.arch).debian)
         pins[kernel.name] = _pin("kernel", kernel)
     return tuple(pins[name] for name in sorted(pins))
+
+
+def _firmware(name: str, firmware: "Universe", main: "Universe") -> "Candidate":
+    """A package of non-free-firmware; raises Problem for any other, which needs no opting in."""
+    candidate = firmware.candidate(name)
+    if candidate is None and main.candidate(name):
+        raise Problem(
+            f"firmware: {name!r} is in Debian's main, not in non-free-firmware", f"packages=('debian:{name}',)"
+        )
+    if candidate is None:
+        problem = firmware.no_such(name)
+        raise Problem(f"firmware: {problem.message} in non-free-firmware", problem.hint)
+    return candidate
 
 
 def _pin(role: str, of: "Candidate") -> Pin:
