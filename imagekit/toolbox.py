@@ -64,6 +64,8 @@ GROUPS = {
     "ext4": Group(("e2fsprogs",)),
     "squashfs": Group(("squashfs-tools", "squashfs-tools-ng")),
     "erofs": Group(("erofs-utils",)),
+    "grub": Group(("grub-common",)),
+    "xorriso": Group(("xorriso",)),  # the other reader of ISOs
     "minisign": Group(("minisign",)),  # the other reader of our keys and signatures
 }
 TOOLS = {  # the lowest version that imagekit was tried with, or the first that has what it uses
@@ -82,6 +84,8 @@ TOOLS = {  # the lowest version that imagekit was tried with, or the first that 
     "tar2sqfs": Tool("squashfs", "/usr/bin/tar2sqfs", (1, 1)),
     "mkfs.erofs": Tool("erofs", "/usr/bin/mkfs.erofs", (1, 8)),  # --tar
     "fsck.erofs": Tool("erofs", "/usr/bin/fsck.erofs", (1, 8)),
+    "grub-mkimage": Tool("grub", "/usr/bin/grub-mkimage", (2, 6)),  # its modules come with the image: disk/grub
+    "xorriso": Tool("xorriso", "/usr/bin/xorriso", (1, 5), "-version"),
     "minisign": Tool("minisign", "/usr/bin/minisign", (0, 11), "-v"),
     "ovmf-code": Tool("ovmf", "/usr/share/OVMF/OVMF_CODE_4M.fd", flag=""),
     "ovmf-code-secboot": Tool("ovmf", "/usr/share/OVMF/OVMF_CODE_4M.secboot.fd", flag=""),
