@@ -5,6 +5,7 @@ In the guest:
     /init                            mounts, loads modules, configures the network, becomes runit
     /etc/runit/1, 2, 3               runit's stages: onboot, services, services down and onshutdown
     /etc/imagekit/modules            paths of kernel modules in load order
+    /etc/imagekit/initrd             only in an initrd whose root lies on a disk: /init finds that first (`initrd`)
     /etc/imagekit/network            "dhcp IFACE", "static IFACE ADDRESS/PREFIX GATEWAY" or "none"
     /etc/imagekit/onboot/NN-NAME     the steps; onshutdown/ likewise
     /etc/imagekit/services/NAME/     run, finish, and supervise, which leads to /run: the root may be read-only
@@ -53,6 +54,9 @@ NAMES = (
 )
 SETTINGS = "/etc/imagekit"
 NETWORK = f"{SETTINGS}/network"
+MODULES = f"{SETTINGS}/modules"
+INITRD = f"{SETTINGS}/initrd"  # tells /init that it has to find the root first
+MOUNTED = ("/proc", "/sys", "/dev", "/run", "/tmp", "/root")
 KEPT = re.compile(
     r"/usr/bin/(busybox|runsv|runsvdir|sv|chpst)\Z"
     r"|/usr/sbin/runit\Z"
@@ -91,7 +95,7 @@ def tree(image: Image, arch: str, *, modules: Sequence[str]) -> Tree:
     """What imagekit adds to a bootable image; modules: their paths in load order."""
     entries = {
         BOOT: program("boot", arch),
-        f"{SETTINGS}/modules": _text("".join(f"{path}\n" for path in modules)),
+        MODULES: _text("".join(f"{path}\n" for path in modules)),
         f"{SETTINGS}/services": directory(owner=OWNER),
         **{path: symlink(BOOT, owner=OWNER) for path in NAMES},
         **_network(image),
@@ -100,6 +104,18 @@ def tree(image: Image, arch: str, *, modules: Sequence[str]) -> Tree:
         **_services(image.services),
     }
     return Tree(entries)
+
+
+def initrd(whole: Tree) -> Tree:
+    """Of a bootable tree what its initrd needs when the root lies on a disk: the boot program and kernel modules."""
+    listed = whole.read(MODULES).decode().splitlines()
+    kept = (BOOT, MODULES, *listed)
+    if lost := [path for path in kept if path not in whole]:
+        raise Problem(f"{lost[0]} is not in the tree, without which no root on a disk is found")
+    folders = {path: directory(owner=OWNER) for path in MOUNTED}
+    return Tree(
+        {**{path: whole[path] for path in kept}, **folders, INITRD: _text(""), "/init": symlink(BOOT, owner=OWNER)}
+    ).complete()
 
 
 def applets(taken: Tree) -> Tree:

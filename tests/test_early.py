@@ -60,6 +60,31 @@ def test_the_smallest_image() -> None:
     assert below_symlink(made.complete()) is None
 
 
+def test_an_initrd_for_a_root_on_a_disk_has_what_finds_it_and_nothing_else() -> None:
+    files = {path: file(b"module") for path in (*MODULES, "/usr/lib/modules/6.1/other.ko", "/usr/bin/nginx")}
+    whole = tree(modules=MODULES) | Tree(files)
+    made = early.initrd(whole)
+    assert {path for path in made if made[path].kind != "dir"} == {
+        "/init", "/usr/lib/imagekit/boot", "/etc/imagekit/modules", "/etc/imagekit/initrd", *MODULES,
+    }  # fmt: skip
+    assert {"/proc", "/sys", "/dev", "/run", "/root"} <= set(made)
+    assert all(made[path] == whole[path] for path in MODULES)
+    assert early.initrd(whole | Tree({"/usr/bin/more": file(b"")})).digest == made.digest
+
+
+@pytest.mark.parametrize(
+    ("lost", "whole"),
+    [
+        ("/etc/imagekit/modules", Tree()),
+        ("/usr/lib/modules/6.1/virtio.ko", tree(modules=MODULES)),
+        ("/usr/lib/imagekit/boot", tree().without(("/usr/lib/imagekit/boot",))),
+    ],
+)
+def test_an_initrd_needs_a_bootable_tree(lost: str, whole: Tree) -> None:
+    with pytest.raises(Problem, match=f"{lost} is not in the tree"):
+        early.initrd(whole)
+
+
 def test_architectures_differ_in_one_program() -> None:
     x86, arm = tree("x86_64"), tree("aarch64")
     assert [path for path in x86 if x86[path] != arm[path]] == ["/usr/lib/imagekit/boot"]
