@@ -8,15 +8,19 @@ from pathlib import Path
 import pytest
 import zstandard
 from test_disk import TREE, cpio_members
+from toy_program import program
 
 from imagekit import plugs
 from imagekit.artifact import Job
+from imagekit.disk import pe
 from imagekit.errors import Problem
-from imagekit.formats import kernel_initrd, tar
+from imagekit.formats import tar
 from imagekit.stores.directory import open_store
 from imagekit.tree import Tree, file
 
-BOOTABLE = TREE.override(Tree({"/boot/kernel": file(b"MZ" * 999), "/boot/cmdline": file(b"quiet\n")})).complete()
+KERNEL = program(text=b"kernel" * 999)
+BOOT = {"/boot/kernel": file(KERNEL), "/boot/cmdline": file(b"quiet\n"), "/boot/stub": file(program())}
+BOOTABLE = TREE.override(Tree(BOOT)).complete()
 
 
 @pytest.fixture
@@ -57,7 +61,7 @@ def test_a_change_costs_one_part(format, store):
 
 def test_an_initrd_is_archives_one_after_the_other_parents_first(store):
     whole = written(BOOTABLE, store, "kernel_initrd")
-    assert (whole["kernel"], whole["cmdline"]) == (b"MZ" * 999, b"quiet\n")
+    assert (whole["kernel"], whole["cmdline"]) == (KERNEL, b"quiet\n")
     assert len(whole["initrd"]) % 4 == 0
     found, rest = {}, whole["initrd"]
     while rest:
@@ -66,7 +70,45 @@ def test_an_initrd_is_archives_one_after_the_other_parents_first(store):
             assert path.count("/") == 1 or path.rpartition("/")[0] in found, f"{path} before its folder"
             found[path] = True
         rest = reader.unused_data.lstrip(b"\0")
-    assert found.keys() == set(BOOTABLE) - {"/boot/kernel", "/boot/cmdline"}
+    assert found.keys() == set(BOOTABLE) - set(BOOT)
+
+
+def test_a_uki_holds_what_kernel_initrd_writes(store):
+    apart = written(BOOTABLE, store, "kernel_initrd")
+    found = pe.sections(written(BOOTABLE, store, "uki")["uki"])
+    assert (found[".linux"], found[".initrd"]) == (apart["kernel"], apart["initrd"])
+    assert found[".cmdline"] == b"quiet console=tty0 console=ttyS0 no_timer_check"
+    assert found.keys() == {".text", ".linux", ".initrd", ".cmdline"}, "no release and no modules in this tree"
+    about = {"/usr/lib/os-release": file(b"ID=toy\n"), "/usr/lib/modules/6.1.0-1/x.ko": file(b"")}
+    found = pe.sections(written(BOOTABLE.override(Tree(about)), store, "uki")["uki"])
+    assert (found[".osrel"], found[".uname"]) == (b"ID=toy\n", b"6.1.0-1")
+
+
+OTHERS_BOOT = (
+    ({"/boot/stub": file(program("aarch64"))}, "/boot/stub is for aarch64, and the image for x86_64"),
+    ({"/boot/kernel": file(program("aarch64"))}, "/boot/kernel is for aarch64, and the image for x86_64"),
+    ({"/boot/kernel": file(b"\x1f\x8b" + bytes(99))}, r"/boot/kernel is no program for UEFI.*compressed"),
+    ({"/boot/stub": file(b"MZ")}, "/boot/stub is no program for UEFI"),
+)
+
+
+@pytest.mark.parametrize(("boot", "words"), OTHERS_BOOT)
+def test_a_uki_of_another_machine_is_refused(boot, words, store):
+    with pytest.raises(Problem, match=words):
+        written(BOOTABLE.override(Tree(boot)), store, "uki")
+
+
+def test_without_a_stub_there_is_no_uki(store):
+    with pytest.raises(Problem, match="needs the stub of systemd-boot-efi"):
+        written(BOOTABLE.without(["/boot/stub"]), store, "uki")
+
+
+def test_a_tar_of_kernel_and_initrd_has_the_bytes_of_kernel_initrd(store):
+    apart = written(BOOTABLE, store, "kernel_initrd")
+    packed = written(BOOTABLE, store, "tar_kernel_initrd")["archive"]
+    with tarfile.open(fileobj=io.BytesIO(packed), mode="r:") as archive:
+        found = {member.name: archive.extractfile(member).read() for member in archive}
+    assert found == {"kernel": apart["kernel"], "initrd.img": apart["initrd"], "cmdline": apart["cmdline"]}
 
 
 def test_a_tar_is_one_gzip_member_that_streams(store):
@@ -78,7 +120,11 @@ def test_a_tar_is_one_gzip_member_that_streams(store):
     assert not listed.stderr
 
 
-def test_without_a_kernel_there_is_no_kernel_initrd(store):
-    with pytest.raises(Problem, match="needs a kernel"):
-        kernel_initrd.write(TREE, job=Job("toy", "1", "x86_64", store))
+@pytest.mark.parametrize("format", [name for name in plugs.own("formats") if plugs.load("formats", name).bootable])
+def test_without_a_kernel_there_is_no(format, store):
+    with pytest.raises(Problem, match="needs? a kernel"):
+        written(TREE, store, format)
+
+
+def test_a_tar_needs_no_kernel(store):
     assert tar.write(TREE, job=Job("toy", "1", "x86_64", store))["root"].size > 0

@@ -1,0 +1,63 @@
+"""Kernel, initrd and arguments of a tree, as every format has them that starts a kernel.
+
+The initrd is a concatenation of cached parts, each a compressed archive of its own (see disk/cpio).
+"""
+
+import zstandard
+
+from imagekit.artifact import Written
+from imagekit.disk import cpio, segments
+from imagekit.errors import Problem
+from imagekit.store import Store
+from imagekit.tree import Tree
+
+LEVEL = -1  # a fifth larger than 3, and unpacked a quarter sooner, which is what a machine waits for first
+RECIPE = f"cpio zstandard {zstandard.__version__} level {LEVEL}"
+KERNEL, CMDLINE = "/boot/kernel", "/boot/cmdline"
+
+
+def parts(tree: Tree, *, store: Store) -> list[bytes]:
+    """The archives of a tree, directories first; one after the other they are the initrd.
+
+    Raises Problem for an entry that an initrd cannot hold.
+    """
+    return [_part(store, part) for part in segments.parts(tree)]
+
+
+def write(tree: Tree, *, store: Store, of: str = "") -> Written:
+    """The initrd of a tree as one object of the store; of: the digest of the whole tree, if this is a part of it."""
+    made = parts(tree, store=store)
+    return Written(store.write(made), sum(map(len, made)), facts(of or tree.digest))
+
+
+def facts(digest: str) -> dict[str, str]:
+    """What a manifest says of an initrd: its bytes depend on the compressor's version."""
+    return {"compressor": RECIPE.removeprefix("cpio "), "tree": digest}
+
+
+def root(tree: Tree) -> Tree:
+    """The tree less what a boot takes: /boot is empty."""
+    rest = tree.without(("/boot",))
+    return Tree({**rest, "/boot": tree["/boot"]}) if "/boot" in tree else rest
+
+
+def check(tree: Tree, *, format: str) -> None:
+    """Raise a Problem when the tree has no kernel to start."""
+    if KERNEL not in tree or CMDLINE not in tree:
+        raise Problem(f"format {format} needs a kernel", 'give the image kernel="debian:linux-image-cloud"')
+
+
+def whole(tree: Tree, path: str, *, store: Store) -> Written:
+    """One file of the tree as it is; a kernel that the store has is not written again (it is hashed when opened)."""
+    entry = tree[path]
+    if not store.has(entry.sha256):
+        store.write([tree.read(path)])
+    return Written(entry.sha256, entry.size, {})
+
+
+def _part(store: Store, part: Tree) -> bytes:
+    def make(part: Tree) -> segments.Kept:
+        packed = zstandard.ZstdCompressor(level=LEVEL).compress(cpio.archive(part.items()))
+        return segments.Kept(packed + bytes(-len(packed) % 4), ())  # the kernel wants each archive at a multiple of 4
+
+    return segments.kept(store, RECIPE, part, make).data

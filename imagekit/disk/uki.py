@@ -1,0 +1,60 @@
+"""UKI: kernel, initrd and arguments of a tree as one program that UEFI starts by itself.
+
+Source: the UAPI Group's "Unified Kernel Image" specification. See disk/pe for the bytes.
+"""
+
+from collections.abc import Iterator, Sequence
+
+from imagekit.artifact import Job
+from imagekit.disk import pe
+from imagekit.errors import Problem
+from imagekit.tree import Tree
+
+KERNEL, CMDLINE, STUB = "/boot/kernel", "/boot/cmdline", "/boot/stub"
+OS_RELEASE = "/usr/lib/os-release"
+# The last one becomes /dev/console. Virtual machines on busy hosts fail the kernel's count of timer interrupts, and it
+# panics: cloud images are started without it.
+CONSOLES = {"x86_64": "console=tty0 console=ttyS0 no_timer_check", "aarch64": "console=tty0 console=ttyAMA0"}
+
+
+def chunks(tree: Tree, parts: Sequence[bytes], *, arguments: str, job: Job) -> Iterator[bytes]:
+    """The program piece by piece; parts: of the initrd. Raises Problem when stub or kernel are for other machines."""
+    check(tree, arch=job.arch)
+    sections: dict[str, Sequence[bytes]] = {
+        ".osrel": [tree.read(OS_RELEASE) if OS_RELEASE in tree else b""],
+        ".cmdline": [arguments.encode("utf-8", "surrogateescape")],
+        ".uname": [release(tree).encode("utf-8", "surrogateescape")],
+        ".initrd": parts,
+        ".linux": [tree.read(KERNEL)],
+    }
+    return pe.chunks(tree.read(STUB), {name: data for name, data in sections.items() if any(data)})
+
+
+def check(tree: Tree, *, arch: str) -> None:
+    """Raise a Problem unless UEFI can start the tree: kernel, arguments and stub, for this architecture."""
+    if KERNEL not in tree or CMDLINE not in tree:
+        raise Problem("a UKI needs a kernel", 'give the image kernel="debian:linux-image-cloud"')
+    if STUB not in tree:
+        raise Problem(
+            "UEFI needs the stub of systemd-boot-efi, which the lock does not have", "`imagekit lock` adds it"
+        )
+    for path in (STUB, KERNEL):
+        found = pe.machine(tree.read(path), what=path)
+        if found != arch:
+            raise Problem(f"{path} is for {found}, and the image for {arch}", "write the lock again: `imagekit lock`")
+
+
+def arguments(tree: Tree, *, job: Job, root: str = "", changes: str = "") -> str:
+    """The kernel's arguments: the image's own, consoles unless it names some, and where the root lies."""
+    own = " ".join(tree.read(CMDLINE).decode("utf-8", "surrogateescape").split())
+    consoles = "" if "console=" in own else CONSOLES[job.arch]
+    found = f"root={root} rootfstype={job.layout.root}" if root else ""
+    kept = f"imagekit.changes={changes}" if changes else ""
+    own, dashes, for_init = own.partition(" -- ")
+    return " ".join(filter(None, (own, consoles, found, kept))) + dashes + for_init
+
+
+def release(tree: Tree) -> str:
+    """The kernel's release, as its folder of modules is named; "" where there is not exactly one."""
+    names = {path.split("/")[4] for path in tree if path.startswith("/usr/lib/modules/")}
+    return names.pop() if len(names) == 1 else ""
