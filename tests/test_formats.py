@@ -122,7 +122,7 @@ def test_a_tar_is_one_gzip_member_that_streams(store):
 
 @pytest.mark.parametrize("format", [name for name in plugs.own("formats") if plugs.load("formats", name).bootable])
 def test_without_a_kernel_there_is_no(format, store):
-    with pytest.raises(Problem, match="needs? a kernel"):
+    with pytest.raises(Problem, match=r"needs? a kernel"):
         written(TREE, store, format)
 
 

@@ -3,6 +3,7 @@
 import re
 import struct
 import subprocess
+from itertools import pairwise
 
 import pytest
 from toy_program import program
@@ -39,7 +40,7 @@ def test_a_uki_is_what_objdump_reads(tmp_path):
         assert address % 4096 == 0
         assert ("CODE" in flags) == (name == ".linux")
     addresses = sorted((address, size) for size, address, *_ in found.values())
-    assert all(a + size <= b for (a, size), (b, _) in zip(addresses, addresses[1:], strict=False))
+    assert all(a + size <= b for (a, size), (b, _) in pairwise(addresses))
 
 
 @pytest.mark.parametrize("arch", ["x86_64", "aarch64"])
