@@ -16,16 +16,19 @@ from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
 
-from imagekit import host, lock, plugs
+from imagekit import host, lock, plugs, shelf
 from imagekit.arch import ARCHES, Arch
 from imagekit.arch import host as host_arch
 from imagekit.disk import folder
 from imagekit.errors import Defect, Problem, RigProblem, unknown
 from imagekit.namespace import SHARED
 from imagekit.package import Gone, Package, Pin, Progress, Request, Source
+from imagekit.shelf import Group, Tool
 from imagekit.store import Store
 from imagekit.tree import Entry, Slice, directory, union
 
+GROUPS: Mapping[str, Group] = shelf.GROUPS
+TOOLS: Mapping[str, Tool] = shelf.TOOLS
 MODES = ("auto", "host", "tree")
 SUITE = "trixie"  # its QEMU 10 knows machines that Debian 12's 7.2 lacks; its erofs-utils and e2fsprogs read tar
 LOCKS = Path(__file__).parent / "tools"
@@ -34,66 +37,6 @@ ABSENT = ("adduser", "passwd", "debconf", "perl-base", "python3", "systemd")  # 
 SKIPPED = re.compile(r"/usr/share/(doc|man|locale|info|lintian|bug|icons|applications)(/|$)|/gconv(/|$)")
 NOTE = "tools"
 Say = Callable[[str], None]
-
-
-class Group(NamedTuple):
-    """Packages that are fetched together, when the first program of theirs is needed."""
-
-    packages: tuple[str, ...]
-    kept: str = ""  # the only files that are unpacked: Debian's AAVMF package holds six variants of 64 MiB
-
-
-class Tool(NamedTuple):
-    """A program, or a firmware file, and what is asked of a machine's own one."""
-
-    group: str
-    path: str  # in the tools tree
-    minimum: tuple[int, ...] = ()
-    flag: str = "--version"  # "" for a file that is no program
-    elsewhere: tuple[str, ...] = ()  # where other distributions keep a file
-
-
-GROUPS = {
-    "qemu-x86_64": Group(("qemu-system-x86",)),
-    "qemu-aarch64": Group(("qemu-system-arm",)),
-    "qemu-img": Group(("qemu-utils",)),
-    "ovmf": Group(("ovmf",), r"/usr/share/OVMF/OVMF_(CODE|VARS)_4M(\.secboot|\.ms)?\.fd"),
-    "aavmf": Group(("qemu-efi-aarch64",), r"/usr/share/AAVMF/AAVMF_(CODE\.no-secboot|VARS)\.fd"),
-    "swtpm": Group(("swtpm",)),
-    "fat": Group(("mtools", "dosfstools")),
-    "ext4": Group(("e2fsprogs",)),
-    "squashfs": Group(("squashfs-tools", "squashfs-tools-ng")),
-    "erofs": Group(("erofs-utils",)),
-    "grub": Group(("grub-common",)),
-    "xorriso": Group(("xorriso",)),  # the other reader of ISOs
-    "minisign": Group(("minisign",)),  # the other reader of our keys and signatures
-}
-TOOLS = {  # the lowest version that imagekit was tried with, or the first that has what it uses
-    "qemu-system-x86_64": Tool("qemu-x86_64", "/usr/bin/qemu-system-x86_64", (7, 2)),
-    "qemu-system-aarch64": Tool("qemu-aarch64", "/usr/bin/qemu-system-aarch64", (7, 2)),
-    "qemu-img": Tool("qemu-img", "/usr/bin/qemu-img", (7, 2)),
-    "swtpm": Tool("swtpm", "/usr/bin/swtpm", (0, 7)),
-    "mcopy": Tool("fat", "/usr/bin/mcopy", (4, 0, 30)),
-    "mkfs.fat": Tool("fat", "/usr/sbin/mkfs.fat", (4, 2), "--help"),  # --invariant
-    "fsck.fat": Tool("fat", "/usr/sbin/fsck.fat", (4, 2), "/nowhere"),  # it tells its version before it fails
-    "mke2fs": Tool("ext4", "/usr/sbin/mke2fs", (1, 47, 1), "-V"),  # -d takes a tar
-    "e2fsck": Tool("ext4", "/usr/sbin/e2fsck", (1, 47), "-V"),
-    "debugfs": Tool("ext4", "/usr/sbin/debugfs", (1, 47), "-V"),
-    "mksquashfs": Tool("squashfs", "/usr/bin/mksquashfs", (4, 6), "-version"),
-    "unsquashfs": Tool("squashfs", "/usr/bin/unsquashfs", (4, 6), "-version"),
-    "tar2sqfs": Tool("squashfs", "/usr/bin/tar2sqfs", (1, 1)),
-    "mkfs.erofs": Tool("erofs", "/usr/bin/mkfs.erofs", (1, 8)),  # --tar
-    "fsck.erofs": Tool("erofs", "/usr/bin/fsck.erofs", (1, 8)),
-    "grub-mkimage": Tool("grub", "/usr/bin/grub-mkimage", (2, 6)),  # its modules come with the image: disk/grub
-    "xorriso": Tool("xorriso", "/usr/bin/xorriso", (1, 5), "-version"),
-    "minisign": Tool("minisign", "/usr/bin/minisign", (0, 11), "-v"),
-    "ovmf-code": Tool("ovmf", "/usr/share/OVMF/OVMF_CODE_4M.fd", flag=""),
-    "ovmf-code-secboot": Tool("ovmf", "/usr/share/OVMF/OVMF_CODE_4M.secboot.fd", flag=""),
-    "ovmf-vars": Tool("ovmf", "/usr/share/OVMF/OVMF_VARS_4M.fd", flag=""),
-    "ovmf-vars-ms": Tool("ovmf", "/usr/share/OVMF/OVMF_VARS_4M.ms.fd", flag=""),
-    "aavmf-code": Tool("aavmf", "/usr/share/AAVMF/AAVMF_CODE.no-secboot.fd", flag=""),
-    "aavmf-vars": Tool("aavmf", "/usr/share/AAVMF/AAVMF_VARS.fd", flag=""),
-}
 
 
 class Found(NamedTuple):
