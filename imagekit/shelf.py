@@ -28,11 +28,13 @@ GROUPS = {
     "aavmf": Group(("qemu-efi-aarch64",), r"/usr/share/AAVMF/AAVMF_(CODE\.no-secboot|VARS)\.fd"),
     "swtpm": Group(("swtpm",)),
     "fat": Group(("mtools", "dosfstools")),
-    "ext4": Group(("e2fsprogs",)),
+    "ext4": Group(("e2fsprogs", "libarchive13t64")),  # mke2fs opens it at run time, to read tar
     "squashfs": Group(("squashfs-tools", "squashfs-tools-ng")),
     "erofs": Group(("erofs-utils",)),
     "grub": Group(("grub-common",)),
     "xorriso": Group(("xorriso",)),  # the other reader of ISOs
+    "verity": Group(("cryptsetup-bin",)),
+    "binutils": Group(("binutils",)),
     "minisign": Group(("minisign",)),  # the other reader of our keys and signatures
 }
 TOOLS = {  # the lowest version that imagekit was tried with, or the first that has what it uses
@@ -53,6 +55,8 @@ TOOLS = {  # the lowest version that imagekit was tried with, or the first that 
     "fsck.erofs": Tool("erofs", "/usr/bin/fsck.erofs", (1, 8)),
     "grub-mkimage": Tool("grub", "/usr/bin/grub-mkimage", (2, 6)),  # its modules come with the image: disk/grub
     "xorriso": Tool("xorriso", "/usr/bin/xorriso", (1, 5), "-version"),
+    "veritysetup": Tool("verity", "/usr/sbin/veritysetup", (2, 4)),
+    "objdump": Tool("binutils", "/usr/bin/objdump", (2, 38)),  # programs for UEFI on aarch64
     "minisign": Tool("minisign", "/usr/bin/minisign", (0, 11), "-v"),
     "ovmf-code": Tool("ovmf", "/usr/share/OVMF/OVMF_CODE_4M.fd", flag=""),
     "ovmf-code-secboot": Tool("ovmf", "/usr/share/OVMF/OVMF_CODE_4M.secboot.fd", flag=""),
