@@ -13,12 +13,22 @@ In the guest:
     /etc/imagekit/ready/NAME         the command of a command: condition
     /usr/lib/imagekit/boot           all of this is done by it, also /usr/sbin/poweroff, reboot, halt (inside/boot.c)
 
+An initrd whose root lies on a disk has /init, kernel modules and nothing else (`initrd`). It reads of the kernel's
+arguments, the last of each counting:
+
+    root=PARTUUID=ID, root=/dev/NAME waited for 30 s; ID is a GUID of a GPT, or SERIAL-NN of an MBR
+    rootfstype=TYPE[,TYPE]           the types to try; squashfs, erofs and ext4 without it
+    imagekit.changes=PARTUUID=ID     an ext4 that keeps what is written; a tmpfs without it
+
 What happens is noted in /run/imagekit/events, a line each, and printed on the console behind "imagekit: ":
 
     SECONDS.NNNNNNNNN WORDS          CLOCK_MONOTONIC of the guest, and one of:
     early                            /proc, /sys, /dev, /run and /tmp are mounted
     counter VALUE HZ                 the processor's counter at that time, in a boot that is measured (HZ 0: not told)
     modules                          the kernel modules are loaded
+    root DEVICE TYPE                 a root that lies on a disk is mounted, read-only, below an overlay
+    grown BYTES                      the file system of its changes was enlarged with the disk; it has BYTES now
+    changes lost WHAT: REASON        they cannot be used, and lie where they were; a tmpfs is in their place
     network up                       the interface has its address
     onboot start|done NAME, onboot failed NAME CODE
     service start|ready NAME, service exit NAME CODE, service failed NAME REASON...

@@ -5,6 +5,8 @@
 
    By its names:
      /init                            mount, load modules, configure the network, become runit      (early.c)
+                                      in an initrd with /etc/imagekit/initrd: find the root of      (root.c)
+                                      root=, go there, and be its /init
      /etc/runit/1, 2, 3               runit's stages                                                (stage.c)
      /etc/runit/ctrlaltdel            runit calls it for Ctrl-Alt-Del                               (stage.c)
      poweroff, reboot, halt [-f]      end the machine; at once with -f                              (stage.c)
@@ -16,6 +18,7 @@
      end NAME RESTART CODE SIGNAL     note that a service ended                                     (service.c)
      wait SERVICE...                  sleep until services are ready                                (service.c)
      event WORDS...                   note an event                                                 (event.c)
+     grow DISK ID [WRITES]            enlarge a partition up to the end of its disk                 (table.c)
 
    HOW is user=NAME, after=SERVICE, timeout=SECONDS, env=NAME=VALUE. It is an interpreter too: the first line of such a
    script is #!/usr/lib/imagekit/boot, each further line is a word, in which \n is a line end and \\ a backslash; what
@@ -48,6 +51,7 @@ static const struct verb VERBS[] = {
     {"end", end_service, 4},
     {"wait", wait_for_services, 0},
     {"event", note, 1},
+    {"grow", grow_partition, 2},
     {NULL, NULL, 0},
 };
 

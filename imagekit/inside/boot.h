@@ -35,6 +35,19 @@ int note(char **words);
 
 int init(char **words);
 
+/* ---- root.c, device.c, changes.c: a root that lies on a disk ---- */
+
+struct place { /* a block device: a whole disk, or a partition of one */
+    char name[64], disk[64];
+    int number; /* of the partition; 0 for a whole disk */
+};
+
+int enter_root(void);
+int argument(const char *name, char *value, size_t size);
+int wait_for_device(const char *wanted, struct place *place);
+const char *all_devices(void);
+const char *mount_changes(const char *wanted, const char *target);
+
 /* ---- stage.c ---- */
 
 int stage1(char **words);
@@ -94,3 +107,24 @@ void keep_lease(const char *interface);
 /* ---- ready.c ---- */
 
 int report_ready(void);
+
+/* ---- table.c: partition tables ---- */
+
+enum { SECTOR = 512, MOST_PARTITIONS = 128 };
+
+struct table { /* of one disk */
+    int disk, is_gpt, writes; /* writes: how many more there may be; below 0: as many as it takes */
+    uint64_t sectors;
+    uint8_t mbr[SECTOR], header[SECTOR], entries[MOST_PARTITIONS * 128];
+};
+
+struct extent { /* in sectors */
+    uint64_t start, sectors;
+};
+
+const char *read_partitions(struct table *table, const char *path, int flags);
+int find_partition(struct table *table, const char *id);
+struct extent partition(struct table *table, int number);
+const char *enlarge(struct table *table, int number, int *grown);
+int tell_kernel(struct table *table, int number);
+int grow_partition(char **words);

@@ -16,4 +16,5 @@ build() { # NAME SOURCE...
 }
 build agent agent.c builtin.c bulk.c command.c follow.c health.c renew.c sha256.c tail.c \
     terminal.c wait.c wire.c
-build boot boot.c early.c event.c lease.c network.c ready.c run.c service.c stage.c
+build boot boot.c changes.c device.c early.c event.c lease.c network.c ready.c root.c run.c service.c stage.c \
+    table.c

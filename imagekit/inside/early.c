@@ -52,7 +52,8 @@ static void name_host(void)
     close(file);
 }
 
-/* A module that does not load is told and passed over: what needs it says more about it than we can. */
+/* A module that does not load is told and passed over: what needs it says more about it than we can. A driver that
+   finds nothing to drive (ENODEV) is one of several that were brought for as many machines. */
 static void load_modules(void)
 {
     char line[LONGEST];
@@ -60,7 +61,7 @@ static void load_modules(void)
     while (file && fgets(line, sizeof line, file)) {
         line[strcspn(line, "\n")] = 0;
         int module = open(line, O_RDONLY | O_CLOEXEC);
-        if (syscall(SYS_finit_module, module, "", 0) && errno != EEXIST)
+        if (syscall(SYS_finit_module, module, "", 0) && errno != EEXIST && errno != ENODEV)
             complain("cannot load %s: %s", line, strerror(errno));
         close(module);
     }
@@ -86,17 +87,24 @@ static void note_counter(void)
     event("counter %llu %llu", value, rate);
 }
 
-int init(char **words)
+static void prepare(void)
 {
-    static char *argv[] = {"runit", NULL}, *env[] = {PATH, NULL}; /* the kernel's holds what it did not understand */
-    (void)words;
     mount_all();
     event("early");
     note_counter();
     write_file("/proc/sys/kernel/printk_devkmsg", 0, "on\n"); /* there may be more than ten events in five seconds */
-    name_host();
     load_modules();
     event("modules");
+}
+
+/* Run once, or twice where an initrd finds the root first: events tell that what it prepared has come along. */
+int init(char **words)
+{
+    static char *argv[] = {"runit", NULL}, *env[] = {PATH, NULL}; /* the kernel's holds what it did not understand */
+    (void)words;
+    if (access(EVENTS, F_OK)) prepare();
+    if (!access("/etc/imagekit/initrd", F_OK)) return enter_root();
+    name_host();
     set_network();
     execve("/usr/sbin/runit", argv, env);
     complain("cannot run runit: %s", strerror(errno));
