@@ -5,8 +5,9 @@
    Enlarging survives a power cut at any moment. Linux looks at the primary GPT alone (block/partitions/efi.c) and wants
    the sums of header and entries right, which lie in different sectors. So the enlarged entries are written where
    nothing lies, 32 sectors further on or back, and then the header, which names their place: one sector, old or new.
-   The order is: backup entries, backup header, both at the new end of the disk; primary entries; primary header; the
-   protective MBR, whose size nobody needs. Each is on the disk before the next is written. */
+   The order is: backup entries, backup header, both at the new end of the disk; primary entries; the protective MBR,
+   whose size nobody needs; primary header. Each is on the disk before the next is written. What was cut off is done
+   again from the beginning, for the header still tells the old size. */
 
 #include "boot.h"
 #include <sys/ioctl.h>
@@ -155,9 +156,16 @@ static uint64_t first_of_all(struct table *t)
     return first;
 }
 
+static void enlarge_protective(struct table *t)
+{
+    uint64_t sectors = t->sectors - 1 > UINT32_MAX ? UINT32_MAX : t->sectors - 1;
+    for (int n = 1; n <= 4; n++)
+        if (mbr_entry(t, n)[4] == PROTECTIVE && get(mbr_entry(t, n) + 8, 4) == 1) put(mbr_entry(t, n) + 12, 4, sectors);
+}
+
 static const char *enlarge_gpt(struct table *t, int number, uint64_t sectors)
 {
-    uint64_t last = t->sectors - 1, was = get(t->header + 72, 8), entries = was < SECOND ? SECOND : FIRST;
+    uint64_t last = t->sectors - 1, was = get(t->header + 72, 8), entries = was == FIRST ? SECOND : FIRST;
     size_t size = (size_t)most(t) * ENTRY;
     if (first_of_all(t) < SECOND + ENTRIES / SECTOR || (was != FIRST && was != SECOND))
         return "there is no room for a second table before the first partition";
@@ -165,13 +173,11 @@ static const char *enlarge_gpt(struct table *t, int number, uint64_t sectors)
     put(t->header + 88, 4, crc32(t->entries, size));
     put(t->header + 48, 8, last - TAIL);
     if (get(t->header + 40, 8) < SECOND + ENTRIES / SECTOR) put(t->header + 40, 8, SECOND + ENTRIES / SECTOR);
-    if (store(t, t->entries, size, last - TAIL + 1) || store_header(t, last, 1, last - TAIL + 1) ||
-        store(t, t->entries, size, entries) || store_header(t, 1, last, entries))
-        return strerror(errno);
-    for (int n = 1; n <= 4; n++)
-        if (mbr_entry(t, n)[4] == PROTECTIVE && get(mbr_entry(t, n) + 8, 4) == 1)
-            put(mbr_entry(t, n) + 12, 4, last > UINT32_MAX ? UINT32_MAX : last);
-    return store(t, t->mbr, SECTOR, 0) ? strerror(errno) : NULL;
+    enlarge_protective(t);
+    return store(t, t->entries, size, last - TAIL + 1) || store_header(t, last, 1, last - TAIL + 1) ||
+           store(t, t->entries, size, entries) || store(t, t->mbr, SECTOR, 0) || store_header(t, 1, last, entries)
+               ? strerror(errno)
+               : NULL;
 }
 
 static const char *enlarge_mbr(struct table *t, int number, uint64_t sectors)
