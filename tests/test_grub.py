@@ -14,19 +14,20 @@ from imagekit.tree import Tree, file
 FILES = {
     "boot.img": bytes(range(256)) * 2,
     "boot_hybrid.img": b"\xeb" * 512,
-    "moddep.lst": b"linux: boot relocator\nrelocator: mmap\nbiosdisk:\nfat: fshelp\nmmap: boot\n",
+    "moddep.lst": b"linux16: linux boot\nlinux: boot relocator\nrelocator: mmap\nbiosdisk:\nfat: fshelp\nmmap: boot\n",
     **dict.fromkeys(("kernel.img", "lzma_decompress.img", "diskboot.img", "cdboot.img"), b"image"),
     **dict.fromkeys(("biosdisk.mod", "part_gpt.mod", "part_msdos.mod", "fat.mod", "fshelp.mod"), b"module"),
-    **dict.fromkeys(("iso9660.mod", "linux.mod", "boot.mod", "relocator.mod", "mmap.mod"), b"module"),
+    **dict.fromkeys(
+        ("iso9660.mod", "linux.mod", "linux16.mod", "normal.mod", "boot.mod", "relocator.mod", "mmap.mod"), b"module"
+    ),
 }
 TREE = Tree({f"/boot/grub/{name}": file(data) for name, data in FILES.items()})
 MKIMAGE = """
 import json, pathlib, sys
 words = sys.argv[1:]
 place = pathlib.Path(words[words.index("--directory") + 1])
-script = pathlib.Path(words[words.index("--config") + 1]).read_text()
 files = sorted(path.name for path in place.iterdir())
-told = json.dumps({"files": files, "script": script, "prefix": words[words.index("--prefix") + 1]}).encode()
+told = json.dumps({"files": files, "prefix": words[words.index("--prefix") + 1]}).encode()
 pathlib.Path(words[words.index("--output") + 1]).write_bytes(bytes(4096) + told)
 """
 
@@ -72,36 +73,35 @@ def test_the_boot_sector_loads_the_core_from_its_sector():
 
 
 def test_the_core_loads_its_rest_from_the_sectors_behind_it(job):
-    core = grub.core(TREE, job=job, arguments="quiet", lba=2048)
+    core = grub.core(TREE, job=job, lba=2048)
     assert len(core) % 512 == 0
     assert struct.unpack_from("<QHH", core, 0x1F4) == (2049, len(core) // 512 - 1, 0x820)
 
 
 def test_a_core_for_discs_starts_from_a_stick_too(job):
-    core = grub.disc_core(TREE, job=job, arguments="quiet")
+    core = grub.disc_core(TREE, job=job)
     assert struct.unpack_from("<Q", grub.disc_boot_code(TREE, lba=100), 0x1B0) == (104,), "behind cdboot.img"
     assert struct.unpack_from("<Q", grub.on_disk(core, lba=100), 2048 + 0x1F4) == (105,)
 
 
 def test_grub_is_given_the_modules_that_it_takes_and_no_more(job):
-    core = grub.core(TREE, job=job, arguments='quiet name="two words"', lba=1, partition="msdos1")
+    core = grub.core(TREE, job=job, lba=1, partition="msdos1")
     told = core[4096:].decode()
     assert "(,msdos1)/" in told
-    assert "linux /kernel 'quiet' 'name=two words'\\ninitrd /initrd\\nboot\\n" in told
     assert '"relocator.mod"' in told
     assert "iso9660" not in told
 
 
 def test_what_was_made_is_made_once(job, mkimage):
-    first = grub.core(TREE, job=job, arguments="quiet", lba=1)
-    assert grub.core(TREE, job=job, arguments="quiet", lba=1) == first
+    first = grub.core(TREE, job=job, lba=1)
+    assert grub.core(TREE, job=job, lba=1) == first
     assert mkimage.runs == 1
     kept = job.store.path(sha256(job.store.read(job.store.recall("grub", key(job)).decode())).hexdigest())
     kept.chmod(0o600)
     kept.write_bytes(b"meddled with")
-    assert grub.core(TREE, job=job, arguments="quiet", lba=1) == first
+    assert grub.core(TREE, job=job, lba=1) == first
     assert mkimage.runs == 2
-    grub.core(TREE.override(Tree({"/boot/grub/fat.mod": file(b"newer")})), job=job, arguments="quiet", lba=1)
+    grub.core(TREE.override(Tree({"/boot/grub/fat.mod": file(b"newer")})), job=job, lba=1)
     assert mkimage.runs == 3
 
 
@@ -112,19 +112,21 @@ def key(job):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "script"),
+    ("arguments", "line"),
     [
-        ("quiet", "linux /kernel 'quiet'"),
-        ("", "linux /kernel"),
-        ("a=$b  -- {c;d}\t&", "linux /kernel 'a=$b' '--' '{c;d}' '&'"),
-        ('dyndbg="file a +p" quiet', "linux /kernel 'dyndbg=file a +p' 'quiet'"),
-        ('"one word"', "linux /kernel 'one word'"),
-        ("näme", "linux /kernel 'näme'"),
-        ("x" * 2000, f"linux /kernel '{'x' * 2000}'"),
+        ("quiet console=ttyS0,115200 a/b:c@d", "linux16 /kernel quiet console=ttyS0,115200 a/b:c@d"),
+        ("", "linux16 /kernel"),
+        ("a=$b -- {c;d} & #", "linux16 /kernel 'a=$b' -- '{c;d}' '&' '#'"),
+        ('dyndbg="file a +p" quiet', "linux16 /kernel 'dyndbg=file a +p' quiet"),
+        ('"one word"', "linux16 /kernel 'one word'"),
+        ("näme", "linux16 /kernel 'näme'"),
+        ("x" * 2000, f"linux16 /kernel {'x' * 2000}"),
     ],
 )
-def test_arguments_are_handed_on_as_they_are(arguments, script):
-    assert grub.commands(arguments) == f"{script}\ninitrd /initrd\nboot\n"
+def test_arguments_are_handed_on_as_they_are_and_can_be_read_back(arguments, line):
+    script = grub.script(arguments)
+    assert script.decode() == f"{line}\ninitrd16 /initrd\nboot\n"
+    assert grub.arguments(script) == arguments
 
 
 @pytest.mark.parametrize(
@@ -140,15 +142,24 @@ def test_arguments_are_handed_on_as_they_are(arguments, script):
 )
 def test_arguments_that_grub_would_change_are_refused(arguments, words):
     with pytest.raises(Problem, match=words):
-        grub.commands(arguments)
+        grub.script(arguments)
+
+
+@pytest.mark.parametrize(
+    "script",
+    [b"", b"\xff\n", b"linux16", b"linux16 '/kernel\n", b"linux16 /other\ninitrd16 /initrd\nboot\n", b"set a=b\n"],
+)
+def test_another_script_is_told(script):
+    with pytest.raises(Problem, match=r"grub\.cfg is none"):
+        grub.arguments(script)
 
 
 @pytest.mark.parametrize("lost", ["kernel.img", "linux.mod", "mmap.mod"])
 def test_a_tree_without_a_part_of_grub_is_refused(lost, job):
     with pytest.raises(Problem, match=f"GRUB's {lost}"):
-        grub.core(TREE.without([f"/boot/grub/{lost}"]), job=job, arguments="", lba=1)
+        grub.core(TREE.without([f"/boot/grub/{lost}"]), job=job, lba=1)
 
 
 def test_a_lock_without_grub_says_so(job):
     with pytest.raises(Problem, match="grub-pc-bin"):
-        grub.core(Tree(), job=job, arguments="", lba=1)
+        grub.core(Tree(), job=job, lba=1)
