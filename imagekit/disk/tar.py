@@ -3,7 +3,7 @@
 One tree has one tar: sorted, times zero, numeric owners, no user names. Every reader agrees on what it writes.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from imagekit.tree import Entry
 
@@ -19,22 +19,32 @@ TYPES = {
 END = bytes(1024)  # two zero blocks
 
 
-def chunks(entries: Iterable[tuple[str, Entry]]) -> Iterator[bytes]:
-    """The members of these paths, parents first and hard links last, without the end of the archive."""
+def chunks(entries: Iterable[tuple[str, Entry]], *, binary: bool = False) -> Iterator[bytes]:
+    """The members of these paths, parents first and hard links last, without the end of the archive.
+
+    binary: say of every long name that is more than ASCII that it is bytes, for readers whose locale knows no UTF-8.
+    """
     ordered = sorted(entries, key=lambda item: (item[1].kind == "hardlink", item[0].split("/")))
+    files = {path: entry for path, entry in ordered if entry.kind == "file"}
     for path, entry in ordered:
-        yield _header(path, entry)
+        yield _header(path, _like_its_file(entry, files), binary=binary)
         if entry.kind == "file":
             data = entry.read()
             yield data
             yield bytes(-len(data) % 512)
 
 
-def _header(path: str, entry: Entry) -> bytes:
+def _like_its_file(entry: Entry, files: Mapping[str, Entry]) -> Entry:
+    """A hard link with mode and owner of its file: some readers, mke2fs for one, give the file those of the link."""
+    of = files.get(entry.target, entry) if entry.kind == "hardlink" else entry
+    return entry._replace(mode=of.mode, uid=of.uid, gid=of.gid)
+
+
+def _header(path: str, entry: Entry, *, binary: bool) -> bytes:
     name = (path.lstrip("/") + "/" * (entry.kind == "dir")).encode("utf-8", "surrogateescape")
     link = entry.target.lstrip("/") if entry.kind == "hardlink" else entry.target
     target = link.encode("utf-8", "surrogateescape")
-    records = _pax_records(name, target, entry)
+    records = _pax_records(name, target, entry, binary=binary)
     size = entry.size if entry.kind == "file" else 0
     block = _block(name[:100], TYPES[entry.kind], entry, min(size, 0o77777777777), target[:100])
     if not records:
@@ -44,8 +54,9 @@ def _header(path: str, entry: Entry) -> bytes:
     return head + body + bytes(-len(body) % 512) + block
 
 
-def _pax_records(name: bytes, target: bytes, entry: Entry) -> list[bytes]:
-    records = []
+def _pax_records(name: bytes, target: bytes, entry: Entry, *, binary: bool) -> list[bytes]:
+    long = b"".join(text for text in (name, target) if len(text) > 100)
+    records = [_record(b"hdrcharset", b"BINARY")] if _is_bytes(long, binary=binary) else []
     if len(name) > 100:
         records.append(_record(b"path", name))
     if len(target) > 100:
@@ -54,6 +65,15 @@ def _pax_records(name: bytes, target: bytes, entry: Entry) -> list[bytes]:
         records.append(_record(b"size", b"%d" % entry.size))
     records += [_record(b"SCHILY.xattr." + key.encode(), value) for key, value in entry.xattrs]
     return records
+
+
+def _is_bytes(text: bytes, *, binary: bool) -> bool:
+    """Whether a name must be said to be bytes: a record is UTF-8 else ("pax Extended Header", hdrcharset)."""
+    try:
+        text.decode("ascii" if binary else "utf-8")
+    except UnicodeDecodeError:
+        return True
+    return False
 
 
 def _record(key: bytes, value: bytes) -> bytes:

@@ -6,7 +6,7 @@ Source: the UAPI Group's "Unified Kernel Image" specification. See disk/pe for t
 from collections.abc import Iterator, Sequence
 
 from imagekit.artifact import Job
-from imagekit.disk import pe
+from imagekit.disk import cmdline, pe
 from imagekit.errors import Problem
 from imagekit.tree import Tree
 
@@ -46,12 +46,10 @@ def check(tree: Tree, *, arch: str) -> None:
 
 def arguments(tree: Tree, *, job: Job, root: str = "", changes: str = "") -> str:
     """The kernel's arguments: the image's own, consoles unless it names some, and where the root lies."""
-    own = " ".join(tree.read(CMDLINE).decode("utf-8", "surrogateescape").split())
-    consoles = "" if "console=" in own else CONSOLES[job.arch]
+    consoles = "" if cmdline.names_console(tree) else CONSOLES[job.arch]
     found = f"root={root} rootfstype={job.layout.root}" if root else ""
     kept = f"imagekit.changes={changes}" if changes else ""
-    own, dashes, for_init = own.partition(" -- ")
-    return " ".join(filter(None, (own, consoles, found, kept))) + dashes + for_init
+    return cmdline.arguments(tree, filter(None, (consoles, found, kept)))
 
 
 def release(tree: Tree) -> str:
