@@ -35,6 +35,7 @@ GROUPS = {
     "xorriso": Group(("xorriso",)),  # the other reader of ISOs
     "verity": Group(("cryptsetup-bin",)),
     "binutils": Group(("binutils",)),
+    "oci": Group(("skopeo", "umoci")),  # the other readers of container images
     "minisign": Group(("minisign",)),  # the other reader of our keys and signatures
 }
 TOOLS = {  # the lowest version that imagekit was tried with, or the first that has what it uses
@@ -57,6 +58,8 @@ TOOLS = {  # the lowest version that imagekit was tried with, or the first that 
     "xorriso": Tool("xorriso", "/usr/bin/xorriso", (1, 5), "-version"),
     "veritysetup": Tool("verity", "/usr/sbin/veritysetup", (2, 4)),
     "objdump": Tool("binutils", "/usr/bin/objdump", (2, 38)),  # programs for UEFI on aarch64
+    "skopeo": Tool("oci", "/usr/bin/skopeo", (1, 9)),
+    "umoci": Tool("oci", "/usr/bin/umoci", (0, 4, 7)),
     "minisign": Tool("minisign", "/usr/bin/minisign", (0, 11), "-v"),
     "ovmf-code": Tool("ovmf", "/usr/share/OVMF/OVMF_CODE_4M.fd", flag=""),
     "ovmf-code-secboot": Tool("ovmf", "/usr/share/OVMF/OVMF_CODE_4M.secboot.fd", flag=""),
