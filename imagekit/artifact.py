@@ -56,8 +56,8 @@ class Format:
     arches: tuple[str, ...] = ("x86_64", "aarch64")  # that it exists for
     firmware: tuple[str, ...] = ()  # what starts it as it is: "bios", "uefi", "raspi3b", "raspi4b"; () for none
     assets: tuple[str, ...] = ()  # what it needs below /boot: assets.py
-    modules: tuple[str, ...] = ()  # of the kernel, for the machines that it is made for
-    drivers: tuple[str, ...] = ()  # of the kernel, where the root lies on the disk
+    modules: tuple[str, ...] = ()  # of the kernel, all of which it must have, for the machines that it is made for
+    drivers: tuple[str, ...] = ()  # of a disk with the root, those that the kernel has; at least one must be
 
 
 @dataclass(frozen=True)

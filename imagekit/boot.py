@@ -165,7 +165,7 @@ def _early(stages: Iterable[Stage]) -> list[Span]:
     spans: list[Span] = []
     last = 0.0
     for seconds, words in stages:
-        name = {"early": "kernel", "modules": "modules"}.get(words)
+        name = {"early": "kernel", "modules": "modules", "root": "root"}.get(words.partition(" ")[0])
         if name is None and words.startswith(("onboot start ", "service start ", "ready")):
             return [*spans, Span("init", last, seconds)]
         if name:

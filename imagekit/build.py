@@ -230,12 +230,20 @@ def _assets(image: Image, arch: str) -> list[str]:
 
 def _modules(image: Image, arch: str) -> tuple[str, ...]:
     """The kernel modules that machines and formats need, each once and in a fixed order."""
-    formats = _formats(image, arch)
-    found = {module for format in formats for module in format.modules}
-    if image.disk.root != "initrd" and any(format.kind == "disk" for format in formats):
-        found |= {module for format in formats for module in format.drivers}
-        found |= {*early.ROOT_MODULES[image.disk.root], *early.CHANGES_MODULES[image.disk.changes]}
+    found = {module for format in _formats(image, arch) for module in format.modules}
+    if _disks(image, arch):
+        found |= {module for names in early.root_modules(image.disk).values() for module in names}
     return (*target_modules(arch), *sorted(found - set(target_modules(arch))))
+
+
+def _drivers(image: Image, arch: str) -> tuple[str, ...]:
+    """The drivers of the disks that the root lies on."""
+    return tuple(sorted({module for format in _disks(image, arch) for module in format.drivers}))
+
+
+def _disks(image: Image, arch: str) -> list[Format]:
+    """The formats in which the root lies on a disk."""
+    return [f for f in _formats(image, arch) if f.kind == "disk" and image.disk.root != "initrd"]
 
 
 def _packages(image: Image, lock: Lock, arch: str, store: Store, say: Say) -> list[tuple[Pin, Package]]:
@@ -257,8 +265,8 @@ def _fetched(pins: Sequence[Pin], who: str, store: Store, say: Say) -> list[tupl
 
 
 def _compose(image: Image, packages: list[tuple[Pin, Package]], *, folder: Path, arch: str, store: Store) -> Tree:
-    modules = _modules(image, arch) if image.kernel else ()
-    whole = compose.compose(image, packages, folder=folder, arch=arch, modules=modules, store=store)
+    modules, drivers = (_modules(image, arch), _drivers(image, arch)) if image.kernel else ((), ())
+    whole = compose.compose(image, packages, folder=folder, arch=arch, modules=modules, drivers=drivers, store=store)
     return (
         whole.override(assets.tree(_assets(image, arch), [package for _, package in packages]))
         if image.kernel

@@ -38,16 +38,19 @@ def compose(
     folder: Path,
     arch: str,
     modules: Sequence[str],
+    drivers: Sequence[str] = (),
     store: Store,
 ) -> Tree:
     """The whole file system of an image for one architecture.
 
-    folder: where the definition lies; modules: kernel modules that the targets need. Raises Problem that names the
-    image and what does not fit.
+    folder: where the definition lies; modules: kernel modules that targets and formats need; drivers: those of disks,
+    as far as the kernel has them. Raises Problem that names the image and what does not fit.
     """
     try:
         tree = _from_packages(image, packages)
-        tree = union((tree, _layout(), _kernel(image, packages, modules=modules, arch=arch, store=store)))
+        kernel = next((package for pin, package in packages if pin.role == "kernel"), None)
+        paths = _modules(image, kernel, modules=modules, drivers=drivers, store=store) if kernel else ()
+        tree = union((tree, _layout(), _kernel(image, kernel, modules=paths, arch=arch) if kernel else Tree()))
         tree = union((tree, early.applets(tree))) if early.SHELL in tree else tree
         tree = tree.override(_accounts(image)).override(_identity(image)).override(_ca_bundle(tree))
         return _checked(tree.override(_own_files(image, folder, tree)).complete())
@@ -92,21 +95,44 @@ def _layout() -> Tree:
     return Tree(entries)
 
 
-def _kernel(
-    image: Image, packages: Sequence[tuple[Pin, Package]], *, modules: Sequence[str], arch: str, store: Store
-) -> Tree:
-    """The kernel, its command line, the modules, and early boot; empty for an image without a kernel."""
-    kernel = next((package for pin, package in packages if pin.role == "kernel"), None)
-    if kernel is None:
-        return Tree()
+def _kernel(image: Image, kernel: Package, *, modules: Sequence[str], arch: str) -> Tree:
+    """The kernel, its command line, the modules at these paths, and early boot."""
     binary = [path for path in kernel.tree if path.startswith("/boot/vmlinuz-")]
     if len(binary) != 1:
         raise Problem(f"kernel: {kernel.name} has {len(binary)} files /boot/vmlinuz-*, not one")
-    paths = _modules_of(kernel, store).closure((*modules, *image.modules))
-    entries = {path: kernel.tree[path] for path in paths}
+    entries = {path: kernel.tree[path] for path in modules}
     entries[KERNEL] = kernel.tree[binary[0]]._replace(mode=0o644)
     entries[CMDLINE] = file(f"{image.cmdline}\n".encode())
-    return union((Tree(entries), early.tree(image, arch, modules=paths)))
+    return union((Tree(entries), early.tree(image, arch, modules=modules)))
+
+
+def _modules(
+    image: Image, kernel: Package, *, modules: Sequence[str], drivers: Sequence[str], store: Store
+) -> tuple[str, ...]:
+    """Paths of the kernel modules in load order; raises Problem that names the kernel which lacks one."""
+    offered = _modules_of(kernel, store)
+    _check_root(image, kernel, offered, modules)
+    driving = tuple(filter(offered.has, drivers))
+    if drivers and not driving:
+        raise Problem(
+            f"kernel {kernel.name} has no driver for a disk with a root: none of {', '.join(drivers)}",
+            'take another kernel, or Layout(root="initrd")',
+        )
+    try:
+        return offered.closure((*modules, *driving, *image.modules))
+    except Problem as problem:
+        raise Problem(f"kernel {kernel.name}: {problem.message}", problem.hint) from problem
+
+
+def _check_root(image: Image, kernel: Package, offered: kmod.Modules, modules: Sequence[str]) -> None:
+    """Of the modules, those that a root on a disk cannot do without: nothing else could tell what is wrong then."""
+    for option, names in early.root_modules(image.disk).items():
+        if missing := [name for name in names if name in modules and not offered.has(name)]:
+            able = [root for root, needed in early.ROOT_MODULES.items() if all(map(offered.has, needed))]
+            raise Problem(
+                f"kernel {kernel.name} has no module {missing[0]}, which {option} needs",
+                f"take another kernel, or Layout(root=...) with one of {', '.join(able)}",
+            )
 
 
 def _modules_of(kernel: Package, store: Store) -> kmod.Modules:

@@ -50,6 +50,7 @@ from pathlib import Path
 from imagekit.channel import AGENT
 from imagekit.errors import Defect, Problem
 from imagekit.image import Image, Service, Static, Step, argv
+from imagekit.layout import Layout
 from imagekit.tree import Entry, Tree, directory, file, symlink
 
 INIT_PACKAGES = ("busybox-static", "libc6", "runit")  # of Debian, taken alone: `keep` says what of them
@@ -126,6 +127,14 @@ def initrd(whole: Tree) -> Tree:
     return Tree(
         {**{path: whole[path] for path in kept}, **folders, INITRD: _text(""), "/init": symlink(BOOT, owner=OWNER)}
     ).complete()
+
+
+def root_modules(layout: Layout) -> Mapping[str, Sequence[str]]:
+    """The kernel modules without which a root on a disk cannot be mounted, by what in the layout wants them."""
+    return {
+        f"disk root={layout.root!r}": ROOT_MODULES[layout.root],
+        f"disk changes={layout.changes!r}": CHANGES_MODULES[layout.changes],
+    }
 
 
 def applets(taken: Tree) -> Tree:

@@ -26,6 +26,8 @@ def test_spans_are_what_took_time_in_the_order_of_their_beginning() -> None:
         Span("service web", 3.0, 4.0), Span("first request of web", 3.5, 4.0),
     )  # fmt: skip
     assert Boot(((1.0, "early"), (1.5, "ready"))).spans == (Span("kernel", 0.0, 1.0), Span("init", 1.0, 1.5))
+    on_disk = ((1.0, "early"), (1.5, "modules"), (2.0, "root vda2 squashfs"), (2.1, "grown 7"), (3.0, "ready"))
+    assert Boot(on_disk).spans[1:] == (Span("modules", 1.0, 1.5), Span("root", 1.5, 2.0), Span("init", 2.0, 3.0))
 
 
 def test_the_critical_path_goes_by_what_a_service_waited_for() -> None:

@@ -47,7 +47,7 @@ def fill(debian):
         "virtio_blk": {},
     }
     items = [Item(f"{MODULES}/{name}.ko", module(**info)) for name, info in modules.items()]
-    items.append(Item(f"./boot/vmlinuz-{VERSION}", b"MZ" * 50000))
+    items.append(Item(f"./boot/vmlinuz-{VERSION}", b"MZ" * 80000))
     parents = folders("boot", "usr", "usr/lib", "usr/lib/modules", MODULES[2:].rpartition("/")[0], MODULES[2:])
     debian.add(f"linux-image-{VERSION}", [*parents, *items], architecture="amd64")
     debian.add("linux-image-cloud-amd64", folders(), architecture="amd64", fields={"Depends": f"linux-image-{VERSION}"})
@@ -108,7 +108,7 @@ def test_one_command_writes_signed_artifacts(project):
     manifest = json.loads(Path("out/tiny_0_x86_64.kernel_initrd.manifest.json").read_text())
     names = ["busybox-static", "hello", "libc6", "libhello", f"linux-image-{VERSION}", "runit"]
     assert [package["name"] for package in manifest["packages"]] == names
-    assert {p["role"]: p["sha256"] for p in manifest["parts"]}["kernel"] == sha256(b"MZ" * 50000).hexdigest()
+    assert {p["role"]: p["sha256"] for p in manifest["parts"]}["kernel"] == sha256(b"MZ" * 80000).hexdigest()
     assert manifest["lock"] == build.read_lock(project / "tiny.py").digest
     assert manifest["largest"][0][0] == "/boot/kernel"
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from test_kmod import kernel as kernel_modules
 
-from imagekit import Budget, Directory, File, Image, Service, Symlink, Text, User, early
+from imagekit import Budget, Directory, File, Image, Layout, Service, Symlink, Text, User, early
 from imagekit.compose import compose
 from imagekit.errors import Problem
 from imagekit.package import Package, Pin
@@ -72,6 +72,35 @@ def test_a_bootable_tree_has_kernel_command_line_and_only_the_modules_that_are_n
     assert tree.read("/etc/imagekit/modules") == b"/usr/lib/modules/6.1/kernel/virtio-net.ko\n"
     assert "/usr/share/x" not in tree, "only what early boot needs of its packages"
     assert tree["/bin"].target == "usr/bin"
+
+
+def test_a_root_on_a_disk_brings_its_modules_and_the_drivers_that_there_are(tmp_path):
+    parts = kernel_modules(virtio_net={}, squashfs={}, overlay={}, ahci={"depends": ["libata"]}, libata={}, nvme={})
+    kernel = package("linux-image", {"/boot/vmlinuz-6.1": file(b"MZ"), **dict(parts)}, role="kernel")
+    image = Image(name="x", kernel="debian:linux-image", disk=Layout(root="squashfs"), modules=("nvme",))
+    tree = compose(image, [kernel], folder=tmp_path, arch="x86_64", store=open_store(tmp_path / "cache"),
+                   modules=("virtio_net", "overlay", "squashfs"), drivers=("ahci", "xhci_hcd"))  # fmt: skip
+    loaded = [path.rpartition("/")[2] for path in tree.read("/etc/imagekit/modules").decode().split()]
+    assert loaded == ["virtio-net.ko", "overlay.ko", "squashfs.ko", "libata.ko", "ahci.ko", "nvme.ko"]
+
+
+@pytest.mark.parametrize(
+    ("layout", "drivers", "words", "hint"),
+    [
+        (Layout(root="erofs"), ("ahci",), "linux-image has no module erofs, .*root='erofs' needs", "initrd, squashfs"),
+        (Layout(root="squashfs", changes="disk"), ("ahci",), "no module ext4, .*changes='disk' needs", "squashfs"),
+        (Layout(root="squashfs"), ("nvme", "usb"), "no driver for a disk .*none of nvme, usb", "another kernel"),
+    ],
+)
+def test_a_kernel_that_cannot_reach_its_root_is_a_problem(tmp_path, layout, drivers, words, hint):
+    parts = kernel_modules(squashfs={}, overlay={}, ahci={})
+    kernel = package("linux-image", {"/boot/vmlinuz-6.1": file(b"MZ"), **dict(parts)}, role="kernel")
+    image = Image(name="x", kernel="debian:linux-image", disk=layout)
+    modules = [module for names in early.root_modules(layout).values() for module in names]
+    with pytest.raises(Problem, match=f"image 'x' .*{words}") as caught:
+        compose(image, [kernel], folder=tmp_path, arch="x86_64", store=open_store(tmp_path / "cache"),
+                modules=modules, drivers=drivers)  # fmt: skip
+    assert hint in caught.value.hint
 
 
 def test_own_files_replace_a_packages_and_keep_owner_and_mode(made):
@@ -160,13 +189,17 @@ def test_applets_do_not_hide_a_packages_program(made):
         ),
         (Image(name="x", files={"/a": File("gone")}), [], "files: /a: cannot read gone"),
         (Image(name="x", files={"/a": Text("", owner="bob")}), [], "files: /a: owner: there is no 'bob'"),
-        (replace(WEB, modules=("nope",)), [KERNEL, BUSYBOX, NGINX], "unknown kernel module 'nope'"),
+        (
+            replace(WEB, modules=("nope",)),
+            [KERNEL, BUSYBOX, NGINX],
+            "kernel linux-image: .*unknown kernel module 'nope'",
+        ),
         (
             Image(name="x", files={"/srv": File("site"), "/srv/index.html": Text("2")}),
             [],
             "/srv/index.html is given twice",
         ),
-        (WEB, [package("k", {}, role="kernel"), BUSYBOX], "k has 0 files"),
+        (WEB, [package("k", dict(kernel_modules(virtio_net={})), role="kernel"), BUSYBOX], "k has 0 files"),
     ],
 )
 def test_what_does_not_fit_is_a_problem_that_names_the_image(made, image, packages, words):

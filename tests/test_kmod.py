@@ -60,6 +60,11 @@ def test_closure_loads_what_is_needed_first(asked, loaded):
     assert order(*asked) == loaded
 
 
+@pytest.mark.parametrize(("name", "is_there"), [("virtio-net", True), ("built_in_one", True), ("nope", False)])
+def test_a_kernel_has_what_is_a_module_or_built_in(name, is_there):
+    assert kmod.scan(TREE).has(name) is is_there
+
+
 def test_an_unknown_module_is_a_problem_that_names_the_near_ones():
     with pytest.raises(Problem, match="unknown kernel module 'virtio_nett'") as caught:
         order("virtio_nett")

@@ -31,6 +31,10 @@ class Modules(NamedTuple):
     modules: Mapping[str, Module]
     builtin: frozenset[str]
 
+    def has(self, name: str) -> bool:
+        """Whether this kernel has it, as a module or built in."""
+        return _spelled(name) in self.modules or _spelled(name) in self.builtin
+
     def closure(self, names: Iterable[str]) -> tuple[str, ...]:
         """Paths in load order: every module asked for, after what it depends on; built-in ones need no file.
 
