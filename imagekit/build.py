@@ -298,7 +298,8 @@ def _kept(place: Path, key: Key, say: Say) -> Artifact | None:
 
 def _tools(store: Store, say: Say, *names: str) -> toolbox.Tools:
     mode = options.lookup("tools", None, folder=Path.cwd(), default="auto")
-    return toolbox.tools(*names, mode=mode, store=store, say=say)
+    pinned = "host" if mode == "host" else "tree"  # another version of a tool may write other bytes
+    return toolbox.tools(*names, mode=pinned, store=store, say=say)
 
 
 def _write(
