@@ -46,6 +46,7 @@ import re
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from imagekit.channel import AGENT
 from imagekit.errors import Defect, Problem
@@ -66,6 +67,7 @@ NAMES = (
 SETTINGS = "/etc/imagekit"
 NETWORK = f"{SETTINGS}/network"
 MODULES = f"{SETTINGS}/modules"
+TABLE = f"{SETTINGS}/table"
 INITRD = f"{SETTINGS}/initrd"  # tells /init that it has to find the root first
 MOUNTED = ("/proc", "/sys", "/dev", "/run", "/tmp", "/root")
 KEPT = re.compile(
@@ -137,6 +139,32 @@ def root_modules(layout: Layout) -> Mapping[str, Sequence[str]]:
     }
 
 
+class Start(NamedTuple):
+    """A service as early boot finds it in a tree: what a container of the image may run in its place."""
+
+    name: str
+    user: str
+    env: tuple[str, ...]  # NAME=VALUE
+    argv: tuple[str, ...]
+    ready: str  # its condition, or "-"
+
+
+def starts(whole: Tree) -> list[Start]:
+    """The services of a tree, in the order of their table; none where no early boot is."""
+    table = whole.read(TABLE).decode().splitlines() if TABLE in whole else []
+    return [_start(whole, *row.split(" ", 3)) for row in table]
+
+
+def _start(whole: Tree, name: str, stop: str, after: str, ready: str) -> Start:
+    _ = stop, after
+    lines = whole.read(f"{SETTINGS}/services/{name}/run").decode("utf-8", "surrogateescape").split("\n")[:-1]
+    words = [re.sub(r"\\\\|\\n", lambda found: {"\\\\": "\\", "\\n": "\n"}[found[0]], line) for line in lines]
+    how, argv = words[: words.index("--")], words[words.index("--") + 1 :]
+    env = (word.removeprefix("env=") for word in how if word.startswith("env="))
+    user = next(word.removeprefix("user=") for word in how if word.startswith("user="))
+    return Start(name, user, tuple(env), tuple(argv), ready)
+
+
 def applets(taken: Tree) -> Tree:
     """Symlinks to busybox for the usual commands, but for those that a package brings, in whichever folder."""
     links = {}
@@ -190,7 +218,7 @@ def _steps(kind: str, steps: Sequence[Step]) -> Mapping[str, Entry]:
 def _services(services: Sequence[Service]) -> Mapping[str, Entry]:
     if len(services) > MOST_SERVICES:
         raise Problem(f"services: {len(services)} are more than the {MOST_SERVICES} that early boot has room for")
-    entries: dict[str, Entry] = {f"{SETTINGS}/table": _text("".join(map(_row, services)))}
+    entries: dict[str, Entry] = {TABLE: _text("".join(map(_row, services)))}
     for service in services:
         after = (f"after={name}" for name in service.after)
         how = (f"user={service.user}", *after, *_variables(service.env))

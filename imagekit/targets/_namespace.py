@@ -8,14 +8,13 @@ import os
 import shutil
 import subprocess
 import sys
-import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from imagekit import host, namespace
 from imagekit.artifact import Opened
-from imagekit.disk import folder, untar
+from imagekit.disk import folder, rootfs
 from imagekit.errors import Problem, RigProblem
 from imagekit.guest import Console, Finished, Guest, GuestProblem, Rig
 from imagekit.store import Store
@@ -85,7 +84,7 @@ def unpacked(opened: Opened, store: Store, rig: Rig) -> Path:
     if part is None or opened.artifact.arch != os.uname().machine:
         raise Problem(
             f"{opened.artifact.name} {opened.artifact.arch} {opened.artifact.format} cannot run in a namespace",
-            f"that takes an image in the format tar, for {os.uname().machine}",
+            f"that takes an image in the format tar, oci or docker, for {os.uname().machine}",
         )
     boot = Path("/proc/sys/kernel/random/boot_id").read_text()[:8]
     final = store.folder("roots") / f"{part.sha256}-{FORM}-{boot}"
@@ -102,7 +101,7 @@ def _unpack(opened: Opened, final: Path) -> None:
         shutil.rmtree(stale, ignore_errors=True)
     draft = final.with_name(f"{final.name}.draft")
     try:
-        folder.write(untar.members(_inflated(opened.handles["root"])), draft)
+        folder.write(rootfs.members(opened.handles["root"]), draft)
         for name in MOUNT_POINTS:
             with suppress(FileExistsError):  # as a symlink too: namespace.stage refuses to mount through one
                 (draft / name).mkdir()
@@ -111,21 +110,6 @@ def _unpack(opened: Opened, final: Path) -> None:
         raise RigProblem(f"cannot unpack to {draft}: {error.strerror}", "make room, or set IMAGEKIT_CACHE") from error
     finally:
         shutil.rmtree(draft, ignore_errors=True)
-
-
-def _inflated(handle: int) -> Iterator[bytes]:
-    """The tar in a verified .tar.gz, a MiB at a time."""
-    packer, at = zlib.decompressobj(wbits=31), 0
-    while not packer.eof:
-        data = packer.unconsumed_tail
-        if not data:
-            data = os.pread(handle, 1 << 20, at)
-            at += len(data)
-        if not data:
-            raise Problem("the compressed archive is cut short")
-        yield packer.decompress(data, 1 << 20)
-    if packer.unused_data or os.pread(handle, 1, at):
-        raise Problem("something follows the end of the compressed archive")
 
 
 def _is_writable(root: Path) -> bool:
