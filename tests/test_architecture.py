@@ -23,6 +23,7 @@ WRAPPED = {  # each heavy dependency is known to these files alone
     "qemu": ("targets/_qemu*",),
     "nacl": ("key",),
     "paramiko": ("ssh",),
+    "pycdlib": ("disk/iso",),
     "pysequoia": ("sources/_*",),
     "testinfra": ("testinfra",),
     "zstandard": ("sources/_*", "formats/*", "disk/*"),
