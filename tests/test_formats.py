@@ -10,7 +10,7 @@ import zstandard
 from test_disk import TREE, cpio_members
 from test_grub import FILES as GRUB
 from test_grub import Pretender
-from toy_program import program
+from toy_program import kernel, program
 
 from imagekit import early, plugs, toolbox
 from imagekit.artifact import Job
@@ -20,7 +20,7 @@ from imagekit.formats import tar
 from imagekit.stores.directory import open_store
 from imagekit.tree import Tree, file
 
-KERNEL = program(text=b"kernel" * 999)
+KERNEL = kernel(text=b"kernel" * 999)
 EARLY = {early.BOOT: file(b"boot", mode=0o755), early.MODULES: file(b"")}
 BOOT = {"/boot/kernel": file(KERNEL), "/boot/cmdline": file(b"quiet\n"), "/boot/stub": file(program())}
 BOOT |= {f"/boot/grub/{name}": file(data) for name, data in GRUB.items()}

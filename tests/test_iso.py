@@ -9,9 +9,9 @@ import time
 import pytest
 from test_grub import FILES as GRUB
 from test_grub import Pretender
-from toy_program import program
+from toy_program import kernel, program
 
-from imagekit import early, toolbox
+from imagekit import early, plugs, toolbox
 from imagekit.artifact import Job
 from imagekit.disk import disc, grub, iso, isoread, mbr
 from imagekit.disk.sparse import Piece, Sparse, laid
@@ -21,7 +21,7 @@ from imagekit.tree import Slice, Tree, file
 
 TREE = Tree(
     {
-        "/boot/kernel": file(program(text=b"kernel" * 9999)),
+        "/boot/kernel": file(kernel(text=b"kernel" * 9999)),
         "/boot/cmdline": file(b"quiet\n"),
         "/boot/stub": file(program()),
         early.MODULES: file(b""),
@@ -144,6 +144,34 @@ def test_a_stick_shows_its_partitions_and_starts_from_the_core(job):
     assert grub.arguments(found.files["grub.cfg"].read()).startswith("quiet console=")
     assert found.files["kernel"].read() == TREE.read("/boot/kernel")
     assert (found.label, made.size % (1 << 20)) == ("TOY_IMAGE", 0)
+
+
+def test_on_aarch64_there_is_uefi_alone(tmp_path):
+    store = open_store(tmp_path / "cache")
+    boot = {"/boot/kernel": file(program("aarch64")), "/boot/stub": file(program("aarch64"))}
+    arm = Job("toy", "1", "aarch64", store)
+    parts = {name: plugs.load("formats", name).write(TREE.override(Tree(boot)), job=arm) for name in ("iso", "iso_efi")}
+    assert parts["iso"] == parts["iso_efi"]
+    found = isoread.read(of(store.read(parts["iso"]["disk"].sha256)))
+    assert [boot.platform for boot in found.boots] == ["uefi"]
+
+
+MISSING = (
+    ("uefi", {"/boot/stub": None}, "needs the stub"),
+    ("uefi", {"/boot/stub": file(program("aarch64"))}, "/boot/stub is for aarch64"),
+    ("uefi", {"/boot/kernel": None}, "needs a kernel"),
+    ("bios", {"/boot/kernel": file(program("aarch64"))}, "no kernel that a BIOS can start"),
+    ("bios", {"/boot/grub/cdboot.img": None}, "GRUB's cdboot.img is not in the tree"),
+    ("bios", {"/boot/cmdline": file(b"it's")}, "quotes"),
+)
+
+
+@pytest.mark.parametrize(("firmware", "changed", "words"), MISSING)
+def test_a_tree_that_its_firmware_could_not_start_is_refused(firmware, changed, words, job):
+    tree = TREE.without([path for path, entry in changed.items() if entry is None])
+    tree = tree.override(Tree({path: entry for path, entry in changed.items() if entry}))
+    with pytest.raises(Problem, match=words):
+        disc.disk(tree, job=job, firmware=(firmware,))
 
 
 @pytest.mark.parametrize(

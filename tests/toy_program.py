@@ -17,3 +17,10 @@ def program(arch: str = "x86_64", *, text: bytes = b"\xc3", room: int = 20, name
     head = b"MZ" + bytes(58) + struct.pack("<I", start) + bytes(start - 64) + coff + optional
     row = struct.pack("<8sIIIIIIHHI", name, len(text), 4096, -(-len(text) // 512) * 512, size, 0, 0, 0, 0, 0x60000020)
     return head + row + bytes(table - 40) + text + bytes(-len(text) % 512) + b"symbols"
+
+
+def kernel(*, text: bytes = b"\xc3") -> bytes:
+    """A program that loaders for a BIOS take for a kernel, too (Linux/x86 Boot Protocol)."""
+    made = bytearray(program(text=text, room=30))  # so that its headers begin behind Linux's
+    made[0x202:0x206] = b"HdrS"
+    return bytes(made)

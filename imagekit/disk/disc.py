@@ -53,7 +53,7 @@ def _contents(tree: Tree, job: Job, firmware: tuple[str, ...]) -> Mapping[str, S
     if "bios" in firmware:
         found[CORE] = _of(grub.disc_core(tree, job=job))
         found[grub.SCRIPT] = _of(grub.script(arguments))
-        found[grub.KERNEL], found[grub.INITRD] = _of(tree.read(initrd.KERNEL)), _of(b"".join(parts))
+        found[grub.KERNEL], found[grub.INITRD] = _of(grub.kernel(tree)), _of(b"".join(parts))
     return found
 
 

@@ -20,7 +20,7 @@ from typing import Any
 
 from imagekit import host
 from imagekit.artifact import Job
-from imagekit.errors import Problem
+from imagekit.errors import Problem, RigProblem
 from imagekit.tree import Tree
 
 PLACE = "/boot/grub"
@@ -112,6 +112,16 @@ def arguments(script: bytes) -> str:
     return " ".join(re.sub(r"(?s)([^ =]*=)?(.* .*)", r'\1"\2"', word) for word in words)
 
 
+def kernel(tree: Tree) -> bytes:
+    """The tree's kernel; raises Problem when it is none that a BIOS can start (Linux/x86 Boot Protocol, "HdrS")."""
+    data = tree.read(f"/boot/{KERNEL}")
+    if data[0x202:0x206] != b"HdrS":
+        raise Problem(
+            "/boot/kernel is no kernel that a BIOS can start", "is it for x86_64? `imagekit lock` again, if not"
+        )
+    return data
+
+
 def check(tree: Tree) -> None:
     """Raise a Problem when the tree has not what a BIOS starts."""
     if not any(path.startswith(f"{PLACE}/") for path in tree):
@@ -140,8 +150,11 @@ def _made(tree: Tree, job: Job, form: str, prefix: str, modules: Sequence[str]) 
 def _mkimage(tools: Any, files: Mapping[str, bytes], *, form: str, prefix: str, modules: Sequence[str]) -> bytes:
     with TemporaryDirectory(prefix="imagekit-grub-") as folder:
         place = Path(folder)
-        for name, data in files.items():
-            (place / name).write_bytes(data)
+        try:
+            for name, data in files.items():
+                (place / name).write_bytes(data)
+        except OSError as error:
+            raise RigProblem(f"cannot write to {folder}: {error.strerror}", "make room, or set TMPDIR") from error
         words = ("--directory", place, "--format", form, "--prefix", prefix)
         argv = tools.argv("grub-mkimage", *words, "--output", place / "core", *modules)
         host.run(argv, env=tools.env, timeout=120)

@@ -102,7 +102,7 @@ def _identifier(name: str) -> str:
 def _add_boot(disc: "PyCdlib", boot: Boot, size: int) -> None:
     sectors = boot.sectors or -(-size // SECTOR)
     if sectors > MOST_LOADED:
-        sectors = 1  # EDK2 takes 0 and 1 for "to the end of the disc" (PartitionDxe/ElTorito.c)
+        sectors = 1  # 0 and 1 say "to the end of the disc" (UEFI 2.10, 13.3.2.1)
     platform = PLATFORMS[boot.platform]
     disc.add_eltorito(_identifier(boot.file), platform_id=platform, efi=boot.platform == "uefi", boot_load_size=sectors)
 

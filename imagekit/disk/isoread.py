@@ -112,7 +112,7 @@ def _boots(disk: Sparse, record: bytes) -> tuple[Boot, ...]:
 def _boot(disk: Sparse, entry: bytes, platform: int) -> Boot:
     sectors, block = struct.unpack_from("<HI", entry, 6)
     name = PLATFORMS.get(platform, f"{platform:#x}")
-    size = 0 if name == "uefi" and sectors < 2 else sectors * SECTOR  # EDK2, PartitionDxe/ElTorito.c
+    size = 0 if name == "uefi" and sectors < 2 else sectors * SECTOR  # UEFI 2.10, 13.3.2.1
     if block * BLOCK + size > disk.size or block < FIRST:
         raise Problem("the ISO's boot catalog leads beyond the disc")
     return Boot(name, block * BLOCK, size)
