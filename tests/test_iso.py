@@ -208,7 +208,7 @@ DAMAGES = (
     (32768 + 128, b"\x00\x02", "blocks of 512 bytes"),
     (36864 + 1, b"XX", "have no end"),
     (32768 + 158, b"\xff\xff\xff\x7f", "ends beyond the disc"),
-    (32768 + 166, b"\xff\xff\xff\x7f", "ends beyond the disc"),
+    (32768 + 166, b"\x00\x00\xf0\x00", "ends beyond the disc"),
     (34816 + 0x47, b"\xff\xff\xff\x7f", "boot catalog is damaged"),
     ("catalog", b"\x07", "boot catalog is damaged"),
     ("entry", b"\xff\xff\xff\x7f", "leads beyond the disc"),
@@ -239,6 +239,21 @@ def test_a_folder_in_itself_has_an_end():
     data[third + 25] |= 2
     data[third + 2 : third + 6] = data[root + 2 : root + 6]
     assert len(isoread.read(of(bytes(data))).files) == len(CONTENTS)
+
+
+def test_folders_in_each_other_have_an_end():
+    """Each of 2,000 folders claims all the blocks behind it, and in each block lies the next one's record."""
+    count = 2000
+    disk = bytearray(bytes_of(volume())[: 40 * 2048] + bytes(count * 2048))
+    for number in range(count):
+        rest = (count - number) * 2048
+        record = struct.pack("<BBI4xI4x7sBBBH2xB", 34, 0, 41 + number, rest - 2048, bytes(7), 2, 0, 0, 1, 1) + b"D"
+        disk[(40 + number) * 2048 : (40 + number) * 2048 + 34] = record
+    struct.pack_into("<I4xI", disk, 32768 + 158, 40, count * 2048)
+    start = time.monotonic()
+    with pytest.raises(Problem, match=r"folders have more than 32 MiB|path of more than"):
+        isoread.read(of(bytes(disk)))
+    assert time.monotonic() - start < 20
 
 
 def test_any_damage_is_a_problem_or_none_at_all():

@@ -21,7 +21,8 @@ BOOTABLE = 0x88
 PLATFORMS = {0x00: "bios", 0x01: "powerpc", 0x02: "mac", 0xEF: "uefi"}
 RECORD = struct.Struct("<BBI4xI4x7sBBBH2xB")  # a directory record (9.1), of both byte orders the little one
 FOLDER = 0x02  # a flag
-MOST_FILES, LARGEST_FOLDER, DEEPEST = 100_000, 16 << 20, 32
+MOST_FILES, LONGEST_PATH = 50_000, 1024
+MOST_OF_FOLDERS = 32 << 20  # bytes of all folders together
 LARGEST_READ = 1 << 30  # bytes of a file that are taken into memory
 
 
@@ -124,17 +125,22 @@ def _boot(disk: Sparse, entry: bytes, platform: int) -> Boot:
 def _files(disk: Sparse, root: bytes) -> Iterator[tuple[str, File]]:
     """Every file with its path, of folders that are each read once."""
     _, _, block, size, *_ = RECORD.unpack(root[: RECORD.size])
-    ahead, seen, count = [("", block, size)], {block}, 0
+    ahead, seen, count, total = [("", block, size)], {block}, 0, 0
     while ahead:
         path, block, size = ahead.pop()
+        total += size
+        if total > MOST_OF_FOLDERS:
+            raise Problem(f"the ISO's folders have more than {MOST_OF_FOLDERS >> 20} MiB")
         for name, flags, first, length in _records(disk, block, size):
             count += 1
-            if count > MOST_FILES:
-                raise Problem(f"the ISO has more than {MOST_FILES} files and folders")
             whole = f"{path}{name}"
+            if count > MOST_FILES or len(whole) > LONGEST_PATH:
+                raise Problem(
+                    f"the ISO has more than {MOST_FILES} files, or a path of more than {LONGEST_PATH} letters"
+                )
             if not flags & FOLDER:
                 yield whole, _file(disk, whole, first, length)
-            elif first not in seen and whole.count("/") < DEEPEST:
+            elif first not in seen:
                 seen.add(first)
                 ahead.append((f"{whole}/", first, length))
 
@@ -147,8 +153,8 @@ def _file(disk: Sparse, path: str, block: int, size: int) -> File:
 
 def _records(disk: Sparse, block: int, size: int) -> Iterator[tuple[str, int, int, int]]:
     """(name, flags, block, size) of what is in a folder, less itself and its parent."""
-    if size > LARGEST_FOLDER or block * BLOCK + size > disk.size:
-        raise Problem("a folder of the ISO ends beyond the disc, or has more than 16 MiB")
+    if block * BLOCK + size > disk.size:
+        raise Problem("a folder of the ISO ends beyond the disc")
     for at in range(0, size, BLOCK):  # no record crosses the end of a block (6.8.1.1)
         yield from _of_block(disk.read(block * BLOCK + at, min(BLOCK, size - at)))
 
