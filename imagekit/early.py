@@ -16,7 +16,8 @@ In the guest:
 An initrd whose root lies on a disk has /init, kernel modules and nothing else (`initrd`). It reads of the kernel's
 arguments, the last of each counting:
 
-    root=PARTUUID=ID, root=/dev/NAME waited for 30 s; ID is a GUID of a GPT, or SERIAL-NN of an MBR
+    root=PARTUUID=ID, root=/dev/NAME ID is a GUID of a GPT, or SERIAL-NN of an MBR
+    rootwait=SECONDS                 how long it is waited for; 30 without it
     rootfstype=TYPE[,TYPE]           the types to try; squashfs, erofs and ext4 without it
     imagekit.changes=PARTUUID=ID     an ext4 that keeps what is written; a tmpfs without it
 

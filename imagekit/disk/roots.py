@@ -38,7 +38,9 @@ EXT4 = (  # every feature by name: what a version has for a default is its own a
     "none,sparse_super,large_file,filetype,dir_index,ext_attr,extent,flex_bg,huge_file,dir_nlink,extra_isize,"
     "metadata_csum,64bit"
 )
-GROWS_TO = 2 << 40  # bytes: room for the group descriptors of so large a disk; the kernel goes on without (meta_bg)
+# Reserved for group descriptors of a larger disk; beyond it the kernel goes on without (meta_bg). Each of these blocks
+# must fit into a transaction, which is a quarter of the journal: for 2 TiB it refused to grow at all (ENOSPC).
+GROWS_TO = 1 << 40  # bytes
 ROOT = [("/.", directory())]  # the entry "./": without it a tool takes the caller's id and umask, or its own idea
 
 

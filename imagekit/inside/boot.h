@@ -12,6 +12,7 @@
 
 #define SERVICES "/etc/imagekit/services"
 #define EVENTS "/run/imagekit/events"
+#define CHANGES "/run/imagekit/changes"
 #define PATH "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 enum {
@@ -46,7 +47,8 @@ int enter_root(void);
 int argument(const char *name, char *value, size_t size);
 int wait_for_device(const char *wanted, struct place *place);
 const char *all_devices(void);
-const char *mount_changes(const char *wanted, const char *target);
+const char *mount_changes(const char *wanted);
+void grow_changes(void);
 
 /* ---- stage.c ---- */
 

@@ -1,10 +1,15 @@
-/* The partition that keeps what is written to a root on a disk: enlarged with its disk, and mounted. */
+/* The partition that keeps what is written to a root on a disk: mounted, and enlarged with its disk. */
 
 #include "boot.h"
+#include <poll.h>
 #include <sys/ioctl.h>
 #include <sys/mount.h>
+#include <sys/statfs.h>
+#include <sys/wait.h>
 
 #define RESIZE _IOW('f', 16, uint64_t) /* EXT4_IOC_RESIZE_FS of fs/ext4/ext4.h, in blocks */
+
+enum { EXT4 = 0xef53, PATIENCE = 5000 }; /* statfs(2); milliseconds */
 
 static void enlarge_partition(const struct place *place)
 {
@@ -54,14 +59,38 @@ static void enlarge_files(const char *path, const char *target)
 }
 
 /* Mount the partition; what is wrong, or NULL. It is never repaired or made anew here: that would hide a loss. */
-const char *mount_changes(const char *wanted, const char *target)
+const char *mount_changes(const char *wanted)
 {
     struct place place;
     char path[LONGEST];
     if (wait_for_device(wanted, &place)) return "there is no such partition";
+    snprintf(path, sizeof path, "/dev/%s", place.name);
+    return mount(path, CHANGES, "ext4", 0, "errors=remount-ro") ? strerror(errno) : NULL;
+}
+
+static int grow(const char *wanted)
+{
+    struct place place;
+    char path[LONGEST];
+    if (wait_for_device(wanted, &place)) return 1;
     if (place.number) enlarge_partition(&place);
     snprintf(path, sizeof path, "/dev/%s", place.name);
-    if (mount(path, target, "ext4", 0, "errors=remount-ro")) return strerror(errno);
-    enlarge_files(path, target);
-    return NULL;
+    enlarge_files(path, CHANGES);
+    return 0;
+}
+
+/* Enlarge partition and files if the disk has room, by a process of its own: terabytes take minutes, which nobody has
+   to wait for, but services that come up at once may well need more than the few megabytes that were shipped. */
+void grow_changes(void)
+{
+    struct statfs about;
+    char wanted[LONGEST / 4];
+    int done[2];
+    if (!argument("imagekit.changes", wanted, sizeof wanted) || statfs(CHANGES, &about) || about.f_type != EXT4) return;
+    if (pipe2(done, O_CLOEXEC)) return;
+    pid_t pid = fork();
+    if (!pid) _exit(grow(wanted));
+    close(done[1]);
+    if (poll(&(struct pollfd){done[0], POLLIN, 0}, 1, PATIENCE) > 0) waitpid(pid, NULL, 0);
+    close(done[0]);
 }

@@ -8,7 +8,7 @@
 
 #define BLOCK "/sys/class/block"
 
-enum { DEADLINE = 30000, LOUD = 1000, PAUSE = 100 }; /* milliseconds */
+enum { PATIENCE = 30, LOUD = 1000, PAUSE = 100 }; /* seconds; milliseconds */
 
 /* The value of NAME=VALUE on the kernel's command line, the last one as the kernel does, cut to fit. */
 int argument(const char *name, char *value, size_t size)
@@ -109,17 +109,24 @@ static void wait_for_news(int news)
     while (recv(news, told, sizeof told, 0) > 0) {}
 }
 
-/* Find PARTUUID=ID or /dev/NAME, however slow the disk comes; -1 when half a minute was not enough. */
+/* How long a device is waited for: rootwait=SECONDS, as in Linux 6.7 and later. */
+static int64_t deadline(void)
+{
+    char seconds[8];
+    int64_t patience = argument("rootwait", seconds, sizeof seconds) ? atoi(seconds) : PATIENCE;
+    return milliseconds() + 1000 * patience;
+}
+
+/* Find PARTUUID=ID or /dev/NAME, however slow the disk comes; -1 when the time is up. */
 int wait_for_device(const char *wanted, struct place *place)
 {
+    int64_t loud = milliseconds() + LOUD, end = deadline();
     struct sockaddr_nl all = {.nl_family = AF_NETLINK, .nl_groups = 1};
     int news = socket(AF_NETLINK, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, NETLINK_KOBJECT_UEVENT);
     bind(news, (struct sockaddr *)&all, sizeof all);
     int failed, is_told = 0;
-    for (int64_t began = milliseconds(); (failed = find_device(wanted, place));) {
-        int64_t waited = milliseconds() - began;
-        if (waited > DEADLINE) break;
-        if (waited > LOUD && !is_told++) complain("waiting for %s", wanted);
+    while ((failed = find_device(wanted, place)) && milliseconds() < end) {
+        if (milliseconds() > loud && !is_told++) complain("waiting for %s", wanted);
         wait_for_news(news);
     }
     close(news);

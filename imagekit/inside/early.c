@@ -105,7 +105,8 @@ int init(char **words)
     if (access(EVENTS, F_OK)) prepare();
     if (!access("/etc/imagekit/initrd", F_OK)) return enter_root();
     name_host();
-    set_network();
+    set_network(); /* its lease comes while we go on */
+    grow_changes();
     execve("/usr/sbin/runit", argv, env);
     complain("cannot run runit: %s", strerror(errno));
     return 1;

@@ -7,10 +7,10 @@
 #include "boot.h"
 #include <dirent.h>
 #include <sys/mount.h>
+#include <sys/reboot.h>
 #include <sys/stat.h>
 
 #define ROOT "/run/imagekit/root"
-#define CHANGES "/run/imagekit/changes"
 #define NEW "/root" /* any empty folder of the initrd */
 #define AGENT ".imagekit" /* of a test boot: it leaves by itself (agent.c) */
 
@@ -39,7 +39,7 @@ static int lay_changes_over(const char *kept)
 {
     mkdir(CHANGES, 0755);
     if (*kept) {
-        const char *wrong = mount_changes(kept, CHANGES);
+        const char *wrong = mount_changes(kept);
         if (!wrong && !lay_over()) return 0;
         if (!wrong) wrong = strerror(errno);
         event("changes lost %s: %s", kept, wrong);
@@ -81,10 +81,17 @@ static int go(void)
     return 0;
 }
 
+/* Tell why there is no way on, and do what panic= says of a kernel in that state: start again, or stay. It is not left
+   to a panic, which would print a page over these words. */
 static int give_up(const char *what, const char *which)
 {
+    char seconds[16] = "";
     complain("%s %s (block devices: %s)", what, which, all_devices());
-    return 1; /* the kernel panics, as it does without an init, and its panic= says what follows */
+    int file = open("/proc/sys/kernel/panic", O_RDONLY | O_CLOEXEC);
+    (void)!read(file, seconds, sizeof seconds - 1);
+    if (!atoi(seconds)) return 1;
+    if (atoi(seconds) > 0) sleep((unsigned)atoi(seconds));
+    return reboot(RB_AUTOBOOT);
 }
 
 /* Become /init of the root on the disk; comes back only when there is no way. */
