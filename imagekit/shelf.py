@@ -57,7 +57,7 @@ TOOLS = {  # the lowest version that imagekit was tried with, or the first that 
     "grub-mkimage": Tool("grub", "/usr/bin/grub-mkimage", (2, 6)),  # its modules come with the image: disk/grub
     "xorriso": Tool("xorriso", "/usr/bin/xorriso", (1, 5), "-version"),
     "veritysetup": Tool("verity", "/usr/sbin/veritysetup", (2, 4)),
-    "objdump": Tool("binutils", "/usr/bin/objdump", (2, 38)),  # programs for UEFI on aarch64
+    "objdump": Tool("binutils", "/usr/bin/objdump", (2, 38)),  # knows programs for UEFI on aarch64
     "skopeo": Tool("oci", "/usr/bin/skopeo", (1, 9)),
     "umoci": Tool("oci", "/usr/bin/umoci", (0, 4, 7)),
     "minisign": Tool("minisign", "/usr/bin/minisign", (0, 11), "-v"),

@@ -8,30 +8,35 @@ from itertools import pairwise
 import pytest
 from toy_program import program
 
-from imagekit import host
+from imagekit import toolbox
+from imagekit.arch import host
 from imagekit.disk import pe
 from imagekit.errors import Problem
+from imagekit.stores.directory import open_store
 
 STUB, KERNEL = program("x86_64"), program("x86_64", text=b"kernel" * 999)
 SECTIONS = {".linux": KERNEL, ".cmdline": b"quiet", ".initrd": b"initrd" * 12345, ".osrel": b"ID=toy\n", ".uname": b"6"}
 
 
-def objdump(data, tmp_path):
-    """{section: (size, address, offset, flags)}, as binutils sees a program for x86_64."""
-    if host.look_up("objdump") is None:
-        pytest.skip("no objdump on this machine")
-    file = tmp_path / "uki.efi"
-    file.write_bytes(data)
-    done = subprocess.run(["objdump", "-h", "-w", file], capture_output=True, text=True, check=True)
+@pytest.fixture(scope="module")
+def tools():
+    return toolbox.tools("objdump", mode="tree", store=open_store())
+
+
+def listed(data, tools, tmp_path):
+    """{section: (size, address, offset, flags)}, as binutils sees a program."""
+    (tmp_path / "uki.efi").write_bytes(data)
+    argv = tools.argv("objdump", "-h", "-w", tmp_path / "uki.efi")
+    done = subprocess.run(argv, env=tools.env, capture_output=True, text=True, check=True)
     assert not done.stderr
     rows = (line.split(None, 7) for line in done.stdout.splitlines() if re.match(r" +[0-9]+ \.", line))
     return {name: (int(size, 16), int(vma, 16), int(offset, 16), flags)
             for _, name, size, vma, _, offset, _, flags in rows}  # fmt: skip
 
 
-def test_a_uki_is_what_objdump_reads(tmp_path):
-    made = pe.uki(STUB, SECTIONS)
-    found = objdump(made, tmp_path)
+def test_a_uki_is_what_objdump_reads(tools, tmp_path):
+    made = pe.uki(program(host().name), SECTIONS)  # objdump knows no other machine's; ours differ in a number
+    found = listed(made, tools, tmp_path)
     assert list(found) == [".text", ".osrel", ".cmdline", ".uname", ".initrd", ".linux"], "the kernel last"
     for name, content in SECTIONS.items():
         size, address, offset, flags = found[name]
