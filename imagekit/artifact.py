@@ -10,17 +10,23 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from errno import ENOSPC
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from imagekit.errors import Defect, Problem
+from imagekit import stamp
+from imagekit.errors import Defect, Problem, RigProblem
 from imagekit.key import Key
 from imagekit.layout import Layout
 from imagekit.store import Store
 
 MAX_MANIFEST = 64 << 20  # bytes
 MAX_SIGNATURE = 64 << 10  # bytes
+LARGEST_IN_MEMORY = 64 << 20  # bytes of a part that is copied into memory; a larger one into a file without a name
+CHUNK = 1 << 20
+ZEROS = bytes(CHUNK)
+OTHER_CACHE = "IMAGEKIT_CACHE names another cache"
 FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+~-]{0,254}\Z")
 SHA256 = re.compile(r"[0-9a-f]{64}\Z")
 SIGNATURE_SUFFIX = ".minisig"
@@ -135,12 +141,13 @@ class Artifact:
 
     def verify(self, key: Key) -> None:
         """Raise a Problem that names the first thing that is wrong: the signature, or a part."""
-        with self.opened(key):
-            pass
+        _verify_signature(self, key)
+        for part in self.parts:
+            _check_part(self.path.parent / part.file, part, lambda _: None)
 
     @contextmanager
     def opened(self, key: Key) -> Iterator["Opened"]:
-        """The parts as verified copies in memory, so that what is used is what was verified, whoever owns the files."""
+        """The parts as verified copies of our own: what is used is what was verified, whoever owns the files."""
         _verify_signature(self, key)
         handles: dict[str, int] = {}
         try:
@@ -154,10 +161,10 @@ class Artifact:
 
 @dataclass(frozen=True)
 class Opened:
-    """An artifact whose parts were verified into sealed memory files; valid inside `with artifact.opened(key)`."""
+    """An artifact whose parts were copied while they were verified; valid inside `with artifact.opened(key)`."""
 
     artifact: Artifact
-    handles: Mapping[str, int]  # role -> descriptor of a sealed memfd
+    handles: Mapping[str, int]  # role -> descriptor of a sealed memfd, or of a large part's file without a name
 
     def read(self, role: str) -> bytes:
         """The verified bytes of a part."""
@@ -237,27 +244,74 @@ def _verify_signature(artifact: Artifact, key: Key) -> None:
 
 
 def _verified_copy(path: Path, part: Part) -> int:
-    """A sealed memfd with the part's bytes, hashed while they were copied; raises Problem when they are others."""
-    import fcntl
-
-    handle = os.memfd_create(part.file[:200], os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    """The part's bytes where nobody changes them: in memory, or if they are many in a file of our own."""
+    is_large = part.size > LARGEST_IN_MEMORY
+    handle = _on_disk(part) if is_large else _in_memory(part)
     try:
-        with open(path, "rb") as file:
-            total, size = sha256(), 0
-            while size <= part.size and (chunk := file.read(1 << 20)):
-                total.update(chunk)
-                size += len(chunk)
-                os.write(handle, chunk)
-        if size != part.size or total.hexdigest() != part.sha256:
-            what = "other bytes" if size == part.size else ("more bytes" if size > part.size else f"{size} bytes")
-            raise Problem(f"{path.name} has {what}, not the {part.size} that the manifest names", "build it again")
-        fcntl.fcntl(
-            handle, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
-        )
-    except OSError as error:
-        os.close(handle)
-        raise Problem(f"cannot read {path}: {error.strerror}") from error
+        _check_part(path, part, lambda chunk: _put(handle, chunk))
+        os.ftruncate(handle, part.size)  # the last bytes may have been zeros, which are not written
+        return _read_only(handle) if is_large else _sealed(handle)
     except BaseException:
         os.close(handle)
         raise
+
+
+def _check_part(path: Path, part: Part, take: Callable[[bytes], object]) -> None:
+    """Hash a part's bytes while they are taken; raises Problem when they are not those that the manifest names."""
+    try:
+        with open(path, "rb") as file:
+            total, size = sha256(), 0
+            while size <= part.size and (chunk := file.read(CHUNK)):
+                total.update(chunk)
+                size += len(chunk)
+                take(chunk)
+    except OSError as error:
+        if error.errno == ENOSPC:
+            raise RigProblem(f"no room for a verified copy of {path.name}", OTHER_CACHE) from error
+        raise Problem(f"cannot read {path}: {error.strerror}") from error
+    if size != part.size or total.hexdigest() != part.sha256:
+        what = "other bytes" if size == part.size else ("more bytes" if size > part.size else f"{size} bytes")
+        raise Problem(f"{path.name} has {what}, not the {part.size} that the manifest names", "build it again")
+
+
+def _in_memory(part: Part) -> int:
+    return os.memfd_create(part.file[:200], os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+
+
+def _on_disk(part: Part) -> int:
+    """A file without a name, in the cache: a disk may have more bytes than there is memory."""
+    import tempfile
+
+    folder = Path(stamp.cache_location()) / "opened"
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder, buffering=0) as file:  # by O_TMPFILE, where the file system has that
+            return os.dup(file.fileno())
+    except OSError as error:
+        raise RigProblem(f"cannot copy {part.file} to {folder}: {error.strerror}", OTHER_CACHE) from error
+
+
+def _put(handle: int, chunk: bytes) -> None:
+    """Write on, or leave a hole where all is zeros."""
+    if chunk == ZEROS[: len(chunk)]:
+        os.lseek(handle, len(chunk), os.SEEK_CUR)
+        return
+    rest = memoryview(chunk)
+    while rest:
+        rest = rest[os.write(handle, rest) :]
+
+
+def _sealed(handle: int) -> int:
+    import fcntl
+
+    seals = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
+    fcntl.fcntl(handle, fcntl.F_ADD_SEALS, seals)
     return handle
+
+
+def _read_only(handle: int) -> int:
+    """The same file, which nobody has a descriptor of to write by, and none can be opened but by root."""
+    os.fchmod(handle, 0o400)
+    again = os.open(f"/proc/self/fd/{handle}", os.O_RDONLY | os.O_CLOEXEC)
+    os.close(handle)
+    return again

@@ -40,16 +40,19 @@ def tree(image: Image, *, folder: Path, lock: Lock, arch: str, store: Store, say
 
 
 def artifact(
-    image: Image, *, folder: Path, lock: Lock, arch: str, format: str, key: Key, store: Store, say: Say = quiet
-) -> Artifact:
+    image: Image, *, folder: Path, lock: Lock, arch: str, format: str, key: Key, store: Store, say: Say = quiet,
+    tools: str | None = None,
+) -> Artifact:  # fmt: skip
     """The image as a signed artifact in the store: made once per digest of all that it depends on, whoever asks first.
 
+    tools: where formats take their programs from, as `--tools` says it; None looks that option up.
     Raises Problem when the lock is behind the definition, or when anything in the image does not fit.
     """
     check_lock(image, lock)
     _check_offered(image, arch, format)
     definition = definition_digest(image, folder)
-    plan = _digest([own_digest(), definition, lock.digest, arch, format, key.public.hex()])
+    pinned = _tools_mode(tools)
+    plan = _digest([own_digest(), definition, lock.digest, arch, format, key.public.hex(), pinned])
     place = store.folder("artifacts") / plan
     with host.once(store.folder("locks"), f"artifact-{plan}", say=say):
         made = _kept(place, key, say)
@@ -58,7 +61,7 @@ def artifact(
             packages = _packages(image, lock, arch, store, say)
             whole = _compose(image, packages, folder=folder, arch=arch, store=store)
             say(f"{image.name} {arch}: writing {format}")
-            job = Job(image.name, image.version, arch, store, image.disk, partial(_tools, store, say), say)
+            job = Job(image.name, image.version, arch, store, image.disk, partial(_tools, pinned, store, say), say)
             made = _write(whole, packages, job=job, format=format, place=place, key=key,
                           digests={"definition": definition, "lock": lock.digest})  # fmt: skip
     return made
@@ -296,10 +299,14 @@ def _kept(place: Path, key: Key, say: Say) -> Artifact | None:
     return made
 
 
-def _tools(store: Store, say: Say, *names: str) -> toolbox.Tools:
-    mode = options.lookup("tools", None, folder=Path.cwd(), default="auto")
-    pinned = "host" if mode == "host" else "tree"  # another version of a tool may write other bytes
-    return toolbox.tools(*names, mode=pinned, store=store, say=say)
+def _tools_mode(given: str | None) -> str:
+    """The pinned programs, unless the host's were asked for: another version of a program may write other bytes."""
+    mode = options.lookup("tools", given, folder=Path.cwd(), default="auto")
+    return "host" if mode == "host" else "tree"
+
+
+def _tools(mode: str, store: Store, say: Say, *names: str) -> toolbox.Tools:
+    return toolbox.tools(*names, mode=mode, store=store, say=say)
 
 
 def _write(

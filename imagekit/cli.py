@@ -103,7 +103,7 @@ def build(asked: "Namespace") -> int:
         said += build.licences(pinned, store=store, say=_say)
         for arch, format in _combinations(asked, image):
             made = build.artifact(image, folder=path.parent, lock=pinned, arch=arch, format=format,
-                                  key=key[0], store=store, say=_say)  # fmt: skip
+                                  key=key[0], store=store, say=_say, tools=asked.tools)  # fmt: skip
             out = build.publish(made, asked.output)
             wrote += [str(out.path), *(str(out.path.with_name(part.file)) for part in out.parts)]
             said.append(f"{image.name} {arch} {format}  {_size(made.size)}  {out.path}")
@@ -276,7 +276,7 @@ def _artifact(asked: "Namespace", key: "Key", store: "Store", *, kinds: "Sequenc
         raise Problem(f"image {found.name!r} has no format of kind {' or '.join(kinds)}", f"it has {found.formats}")
     wanted = asked.arch or (arch.host().name if arch.host().name in found.arches else found.arches[0])
     return build.artifact(found, folder=asked.path.parent, lock=build.read_lock(asked.path), arch=wanted,
-                          format=fitting[0], key=key, store=store, say=_say)  # fmt: skip
+                          format=fitting[0], key=key, store=store, say=_say, tools=asked.tools)  # fmt: skip
 
 
 def _lock_is_behind(path: "Path", image: "Image") -> bool:

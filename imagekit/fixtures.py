@@ -115,10 +115,8 @@ def _built(
 ) -> Artifact:
     from imagekit import build
 
-    folder = path.parent
-    return build.artifact(
-        image, folder=folder, lock=lock, arch=arch, format=format, key=key, store=store, say=bench.say
-    )
+    return build.artifact(image, folder=path.parent, lock=lock, arch=arch, format=format, key=key, store=store,
+                          say=bench.say, tools=bench.option("tools", "auto"))  # fmt: skip
 
 
 def guest(

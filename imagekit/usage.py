@@ -74,6 +74,10 @@ def _mirror(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--mirror", metavar="URL", help="package mirror (else IMAGEKIT_MIRROR, [tool.imagekit], apt's)")
 
 
+def _tools(verb: argparse.ArgumentParser, what: str) -> None:
+    verb.add_argument("--tools", choices=("auto", "host", "tree"), help=f"where {what}")
+
+
 def _define_lock(verb: argparse.ArgumentParser) -> None:
     _paths(verb, "definitions, or folders of them (default: images)", default="images")
     verb.add_argument("--check", action="store_true", help="only say which locks are behind their definitions")
@@ -86,6 +90,7 @@ def _define_build(verb: argparse.ArgumentParser) -> None:
     _arches(verb)
     _plug(verb, "--format", "formats", "output format", action="append")
     verb.add_argument("-o", "--output", type=Path, default=Path("out"), metavar="DIR", help="default: out")
+    _tools(verb, "the formats' programs come from; only those of `tree`, the default, write the same bytes everywhere")
     _key_option(verb, "secret key to sign with")
     _mirror(verb)
 
@@ -97,7 +102,7 @@ def _define_boot(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--chart", action="store_true", help="measure the boot by the instruction clock and draw it")
     verb.add_argument("--memory", type=int, default=256, metavar="MIB", help="default: 256")
     verb.add_argument("--append", default="", metavar="WORDS", help="kernel arguments for this boot only")
-    verb.add_argument("--tools", choices=("auto", "host", "tree"), help="where QEMU comes from")
+    _tools(verb, "QEMU comes from")
     verb.add_argument("--accel", choices=("auto", "kvm", "tcg"), help="default: auto, which asks a probe guest")
     _key_option(verb, "key to verify with")
 
@@ -105,7 +110,7 @@ def _define_boot(verb: argparse.ArgumentParser) -> None:
 def _define_run(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("path", type=Path, metavar="PATH", help="a definition, or an artifact's manifest")
     verb.add_argument("command", nargs="*", metavar="COMMAND", help="after --; default: /bin/sh")
-    verb.set_defaults(arch=None)
+    verb.set_defaults(arch=None, tools=None)
     _key_option(verb, "key to verify with")
 
 
@@ -114,7 +119,7 @@ def _define_attach(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--machine", default="", metavar="NAME", help="which one, of a test with several")
     verb.add_argument("--console", action="store_true", help="only show all that its console printed")
     verb.add_argument("--failures", metavar="DIR", help="where failures are kept (default: in the cache)")
-    verb.add_argument("--tools", choices=("auto", "host", "tree"), help="where QEMU comes from")
+    _tools(verb, "QEMU comes from")
 
 
 def _define_inspect(verb: argparse.ArgumentParser) -> None:

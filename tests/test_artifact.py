@@ -107,6 +107,46 @@ def test_a_changed_part_is_told(
     assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
+HOLE, EDGE = bytes(artifact.CHUNK), b"data"
+
+
+@pytest.mark.parametrize("data", [EDGE + HOLE * 3 + EDGE, HOLE * 4, EDGE + HOLE * 2], ids=["around", "all", "last"])
+def test_a_large_part_is_copied_into_a_sparse_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: bytes
+) -> None:
+    monkeypatch.setattr(artifact, "LARGEST_IN_MEMORY", 1 << 20)
+    monkeypatch.setenv("IMAGEKIT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setitem(PARTS, "initrd", data)
+    made = laid(tmp_path, manifest())
+    with made.opened(KEY) as opened:
+        (tmp_path / "web_1_x86_64.initrd").write_bytes(b"others")
+        handle = opened.handles["initrd"]
+        assert opened.read("initrd") == data
+        assert os.fstat(handle).st_blocks * 512 <= 2 * artifact.CHUNK
+        assert os.fstat(handle).st_nlink == 0
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.write(handle, b"x")
+    assert list((tmp_path / "cache/opened").iterdir()) == []
+
+
+def test_a_changed_large_part_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(artifact, "LARGEST_IN_MEMORY", 1 << 20)
+    monkeypatch.setenv("IMAGEKIT_CACHE", str(tmp_path / "cache"))
+    made = laid(tmp_path, manifest())
+    flip(tmp_path / "web_1_x86_64.initrd")
+    with pytest.raises(Problem, match=r"web_1_x86_64\.initrd has other bytes"), made.opened(KEY):
+        pass
+
+
+def test_no_room_for_a_large_part_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(artifact, "LARGEST_IN_MEMORY", 1 << 20)
+    (tmp_path / "cache").write_text("no folder")
+    monkeypatch.setenv("IMAGEKIT_CACHE", str(tmp_path / "cache"))
+    with pytest.raises(Problem, match=r"cannot copy web_1_x86_64\.initrd to .*: Not a directory"):
+        with laid(tmp_path, manifest()).opened(KEY):
+            pass
+
+
 def test_an_endless_part_ends(made: Artifact, tmp_path: Path) -> None:
     (tmp_path / "web_1_x86_64.cmdline").unlink()
     (tmp_path / "web_1_x86_64.cmdline").symlink_to("/dev/zero")

@@ -15,7 +15,7 @@ import pytest
 from debian_archive import Item, archive, folders
 from test_kmod import module
 
-from imagekit import artifact, build, cli, definition, key
+from imagekit import artifact, build, cli, definition, key, toolbox
 from imagekit.errors import Problem
 from imagekit.stores.directory import open_store
 from imagekit.tree import Tree, file
@@ -94,6 +94,25 @@ def make(project, format="tar"):
     image, lock = definition.load(path), build.read_lock(path)
     wanted = {"arch": "x86_64", "format": format, "key": signer, "store": open_store()}
     return build.artifact(image, folder=project, lock=lock, **wanted)
+
+
+@pytest.mark.parametrize(
+    ("variable", "words", "expected"),
+    [("auto", [], "tree"), ("host", [], "host"), ("host", ["--tools", "tree"], "tree"), ("", ["--tools=host"], "host")],
+)
+@pytest.mark.usefixtures("project")
+def test_a_format_gets_its_programs_from_where_they_were_asked_for(monkeypatch, variable, words, expected):
+    modes = []
+
+    def write(*_, job, **__):
+        job.tools("mke2fs")
+        raise Problem("that is enough")
+
+    monkeypatch.setenv("IMAGEKIT_TOOLS", variable)
+    monkeypatch.setattr(toolbox, "tools", lambda *names, mode, **_: modes.append((*names, mode)))
+    monkeypatch.setattr(build, "_write", write)
+    assert cli.main(["build", "tiny.py", "--format", "kernel_initrd", *words]) == 1
+    assert modes == [("mke2fs", expected)]
 
 
 def test_one_command_writes_signed_artifacts(project):
