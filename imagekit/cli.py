@@ -96,22 +96,28 @@ def build(asked: "Namespace") -> int:
 
     from imagekit import build, stamp
 
-    started, store, key = time.time_ns(), _store(), _key(asked)
+    started, store, key, same = time.time_ns(), _store(), _key(asked), True
     said, read, wrote = [], [str(key[1])], []
     for path, image in _definitions(asked.path):
         pinned = build.read_lock(path)
         said += build.licences(pinned, store=store, say=_say)
+        outs = []
         for arch, format in _combinations(asked, image):
             made = build.artifact(image, folder=path.parent, lock=pinned, arch=arch, format=format,
                                   key=key[0], store=store, say=_say, tools=asked.tools)  # fmt: skip
-            out = build.publish(made, asked.output)
+            outs.append(out := build.publish(made, asked.output))
             wrote += [str(out.path), *(str(out.path.with_name(part.file)) for part in out.parts)]
             said.append(f"{image.name} {arch} {format}  {_size(made.size)}  {out.path}")
         read += build.inputs(image, path)
+        if asked.check:
+            from imagekit import twice
+
+            same &= twice.checked(path, outs, key=key[1], store=store, say=_say, told=said, tools=asked.tools)
     _quiet()
     print("\n".join(said))
-    stamp.record(asked.words, read=read, wrote=wrote, said=said, started_ns=started)
-    return 0
+    if not asked.check:  # asked again, that is to be done again
+        stamp.record(asked.words, read=read, wrote=wrote, said=said, started_ns=started)
+    return int(not same)
 
 
 def boot(asked: "Namespace") -> int:

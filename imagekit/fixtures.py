@@ -91,23 +91,16 @@ def artifact(
 
 
 def rebuilt(
-    request: Any, image: Image, lock: Lock, arch: str, _imagekit_format: str, key: Key, store: Store, _imagekit: Bench
+    request: Any, image: Image, arch: str, _imagekit_format: str, store: Store, _imagekit: Bench
 ) -> Iterator[Artifact]:
-    """The artifact made once more, with nothing remembered but the packages."""
-    import shutil
+    """The artifact made once more, elsewhere, with nothing remembered but the packages: see twice.py."""
+    from imagekit import key, twice
 
-    from imagekit import host, plugs
-    from imagekit.store import forgetful
-
-    name = f"{image.name}-{arch}-{_imagekit_format}"
-    place = store.folder("rebuilt") / name
-    fresh = forgetful(store, place, keep=lambda kind: kind.startswith(plugs.names("sources")))
-    with host.once(store.folder("locks"), f"rebuilt-{name}", say=_imagekit.say):
-        shutil.rmtree(place, ignore_errors=True)  # of a run that was killed
-        try:
-            yield _built(request.path, image, lock, arch, _imagekit_format, key, fresh, _imagekit)
-        finally:
-            shutil.rmtree(place)
+    signer = Path(_imagekit.option("key", key.default_path()))
+    place = f"{image.name}-{arch}-{_imagekit_format}"
+    with twice.built(request.path, arches=[arch], formats=[_imagekit_format], key=signer, store=store,
+                     place=place, say=_imagekit.say, tools=_imagekit.option("tools", "auto")) as again:  # fmt: skip
+        yield again.artifacts[0]
 
 
 def _built(

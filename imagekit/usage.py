@@ -91,6 +91,7 @@ def _define_build(verb: argparse.ArgumentParser) -> None:
     _plug(verb, "--format", "formats", "output format", action="append")
     verb.add_argument("-o", "--output", type=Path, default=Path("out"), metavar="DIR", help="default: out")
     _tools(verb, "the formats' programs come from; only those of `tree`, the default, write the same bytes everywhere")
+    verb.add_argument("--check", action="store_true", help="build twice, the second time elsewhere, and compare")
     _key_option(verb, "secret key to sign with")
     _mirror(verb)
 
@@ -145,7 +146,10 @@ def _define_doctor(verb: argparse.ArgumentParser) -> None:
 
 DEFINITIONS: Mapping[str, tuple[Callable[[argparse.ArgumentParser], None], tuple[str, ...]]] = {
     "lock": (_define_lock, ("lock images/", "lock --check images/web.py")),
-    "build": (_define_build, ("build images/web.py --arch aarch64 --format kernel_initrd -o out",)),
+    "build": (
+        _define_build,
+        ("build images/web.py --arch aarch64 --format kernel_initrd -o out", "build --check images/web.py"),
+    ),
     "boot": (
         _define_boot,
         ("boot images/shell.py", "boot --chart images/web.py", "boot out/web_1_aarch64.kernel_initrd.manifest.json"),

@@ -62,6 +62,18 @@ def open_store(location: Path | None = None) -> Store:
     return Store(str(root), lambda digest: path(digest).exists(), read, write, path, recall, remember, folder)
 
 
+def lend(location: Path, to: Path, *, keep: Callable[[str], bool], folders: Iterable[str]) -> None:
+    """Make a second cache at `to`, for another process: the same objects, and the kinds of notes that `keep` accepts.
+
+    folders: those of the first that it has too, by name. What is built with it is derived anew.
+    """
+    (to / "notes").mkdir(mode=0o700, parents=True)
+    kinds = (kind for kind in (location / "notes").glob("*") if keep(kind.name))
+    for shared in ("objects", *(f"notes/{kind.name}" for kind in kinds), *folders):
+        (location / shared).mkdir(mode=0o700, parents=True, exist_ok=True)
+        (to / shared).symlink_to(location / shared)
+
+
 def _private(root: Path) -> None:
     try:
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
