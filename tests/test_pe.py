@@ -1,5 +1,6 @@
 """Unified kernel images: read by objdump, refused when they are not what their headers say."""
 
+import random
 import re
 import struct
 import subprocess
@@ -126,3 +127,17 @@ def test_a_stub_that_will_not_do_is_refused(stub, sections, words):
 def test_two_sections_of_one_name_are_refused():
     with pytest.raises(Problem, match="two sections have the same name"):
         pe.sections(patched(UKI, TABLE + 40, "<8s", b".text"))
+
+
+def test_bytes_that_anybody_changed_are_read_or_refused_and_never_more_than_there_are():
+    chance = random.Random(4)
+    for _ in range(500):
+        data = bytearray(UKI)
+        for _ in range(chance.randint(1, 4)):
+            data[chance.randrange(TABLE + 240)] = chance.choice((0, 1, 0x7F, 0x80, 0xFF, chance.randrange(256)))
+        data = bytes(data[: chance.choice((len(data), chance.randrange(len(data))))])
+        try:
+            assert sum(map(len, pe.sections(data).values())) <= len(data)
+            pe.uki(data, {})
+        except Problem:
+            continue

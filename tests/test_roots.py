@@ -239,6 +239,32 @@ def test_a_tool_that_fails_is_told_and_leaves_nothing(script, words, hint, tmp_p
     assert not (tmp_path / "cache" / "objects").exists()
 
 
+@pytest.mark.parametrize("kind", roots.MAKERS)
+@pytest.mark.parametrize("size", ["512k", "5m"])  # too little for the tool, and for what the store would keep
+def test_a_full_disk_is_told_and_nothing_is_left(kind, size, tmp_path, bench):
+    tree = Tree({f"/{number}": file(os.urandom(400_000)) for number in range(10)})
+    (tmp_path / "small").mkdir()
+    options = ["-o", f"size={size},mode=700", "none", tmp_path / "small"]
+    if subprocess.run(["mount", "-t", "tmpfs", *options], capture_output=True, check=False).returncode:
+        pytest.skip("this machine does not mount a tmpfs for us")
+    try:
+        job = Job("toy", "1", "x86_64", open_store(tmp_path / "small"), tools=bench)
+        with pytest.raises(RigProblem) as told:
+            made(job, tree, kind=kind)
+        assert "make room" in told.value.hint
+        left = [path for path in (tmp_path / "small").rglob("*") if path.is_file() and path.suffix != ".lock"]
+        assert not left
+    finally:
+        subprocess.run(["umount", tmp_path / "small"], check=True)
+
+
+def test_a_tool_that_is_missing_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(toolbox.host, "look_up", lambda _: None)
+    store = open_store(tmp_path / "cache")
+    with pytest.raises(RigProblem, match=r"this machine has no mkfs\.erofs"):
+        made(Job("toy", "1", "x86_64", store, tools=partial(toolbox.tools, mode="host", store=store)), kind="erofs")
+
+
 def test_no_room_for_the_draft_is_told(job, monkeypatch):
     def full(path):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))

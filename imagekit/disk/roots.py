@@ -10,8 +10,8 @@ was made once is kept in the store, by the digest of the tree and the tool's ver
 
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing, contextmanager, suppress
 from hashlib import sha256
 from itertools import chain
 from pathlib import Path
@@ -25,6 +25,7 @@ from imagekit.tree import Entry, Slice, Tree, directory
 
 CHUNK = 1 << 20
 NOTE = "roots"
+LITTLE = 1 << 20  # bytes of room that are none
 BLOCK = 4096  # bytes; a tool would take the page size of the machine it runs on
 BLOCKS_PER_GROUP = 32768  # of ext4: what one block of bitmap can tell of
 INODE = 256  # bytes of an inode of ext4; what its attributes take beyond that is a block
@@ -139,7 +140,8 @@ def _made(job: Job, key: str, facts: dict[str, str], make: Callable[[Path], None
         with _draft(job.store.folder("drafts-of-roots")) as draft:
             make(draft)
             size = draft.stat().st_size
-            digest = job.store.write(_chunks(draft))
+            with closing(_chunks(draft)) as chunks:  # else an error on its way keeps the file open, and its room taken
+                digest = job.store.write(chunks)
     job.store.remember(NOTE, key, json.dumps([digest, size]).encode())
     return Written(digest, size, facts)
 
@@ -159,7 +161,7 @@ def _draft(folder: Path) -> Iterator[Path]:
         path.unlink(missing_ok=True)
 
 
-def _chunks(path: Path) -> Iterator[bytes]:
+def _chunks(path: Path) -> Generator[bytes, None, None]:
     with open(path, "rb", buffering=0) as file:
         while chunk := file.read(CHUNK):
             yield chunk
@@ -217,9 +219,10 @@ def _run(job: Job, tool: str, words: list[str | Path], chunks: Iterable[bytes] =
         finally:
             host.end(process)
         said.seek(0)
-        text = host.printable(said.read(CHUNK)[-2000:]).strip()
+        lines = dict.fromkeys(host.printable(said.read(CHUNK)[-2000:]).splitlines())  # some repeat themselves
     if code:
-        raise RigProblem(f"{tool} ended with {code}: {text or 'without a word'}", _hint(text))
+        told = "\n".join(line for line in lines if line.strip()) or "without a word"
+        raise RigProblem(f"{tool} ended with {code}: {told}", _hint(told, Path(job.store.location)))
 
 
 def _feed(pipe: IO[bytes] | None, chunks: Iterable[bytes]) -> None:
@@ -231,8 +234,15 @@ def _feed(pipe: IO[bytes] | None, chunks: Iterable[bytes]) -> None:
         pipe.close()
 
 
-def _hint(text: str) -> str:
-    return "make room, or set IMAGEKIT_CACHE and TMPDIR" if "No space left" in text else ""
+def _hint(told: str, cache: Path) -> str:
+    """What to do about it; a tool that could not write may speak of checksums instead of room."""
+    from shutil import disk_usage
+    from tempfile import gettempdir
+
+    full = [str(place) for place in (cache, Path(gettempdir())) if disk_usage(place).free < LITTLE]
+    if not full and "No space left" not in told:
+        return ""
+    return f"make room{' in ' + full[0] if full else ''}, or set IMAGEKIT_CACHE and TMPDIR"
 
 
 # --- ext4 -------------------------------------------------------------------------------------------------------------
