@@ -25,38 +25,58 @@ static void enlarge_partition(const struct place *place)
     close(table.disk);
 }
 
-struct size {
-    uint64_t blocks, block; /* how many, and the bytes of one */
+struct files { /* of an ext4 */
+    uint64_t blocks, block, most; /* how many, the bytes of one, and how many there may be at most */
+    int has_journal_to_replay;
 };
 
-/* How large an ext4 is ("The Super Block" of the kernel's Documentation/filesystems/ext4). */
-static struct size size_of(int device)
+static uint64_t rounded_up(uint64_t number, uint64_t by) { return (number + by - 1) / by; }
+
+static uint32_t field(const uint8_t *super, int offset, int bytes)
+{
+    uint32_t value = 0;
+    memcpy(&value, super + offset, (size_t)bytes); /* all our machines are little-endian, as ext4 is */
+    return value;
+}
+
+/* What an ext4 tells ("The Super Block" of the kernel's Documentation/filesystems/ext4), which may be any bytes. It is
+   not grown beyond the blocks reserved for descriptors of groups: the kernel can (meta_bg), but takes minutes. */
+static struct files files_of(int device)
 {
     uint8_t super[1024] = {0};
     (void)!pread(device, super, sizeof super, 1024);
-    uint32_t low, shift, high, features;
-    memcpy(&low, super + 0x04, 4);
-    memcpy(&shift, super + 0x18, 4);
-    memcpy(&features, super + 0x60, 4);
-    memcpy(&high, super + 0x150, 4);
-    if (!(features & 0x80)) high = 0; /* INCOMPAT_64BIT */
-    return (struct size){(uint64_t)high << 32 | low, shift <= 6 ? 1024ULL << shift : 1024};
+    uint32_t shift = field(super, 0x18, 4), in_group = field(super, 0x20, 4), features = field(super, 0x60, 4);
+    int is_64bit = !!(features & 0x80), size = is_64bit ? (int)field(super, 0xfe, 2) : 32;
+    struct files files = {field(super, 0x04, 4), shift <= 6 ? 1024ULL << shift : 1024, 0, !!(features & 0x4)};
+    if (is_64bit) files.blocks |= (uint64_t)field(super, 0x150, 4) << 32;
+    if (size < 32 || size > 1024 || !in_group) return files;
+    uint64_t in_block = files.block / (unsigned)size; /* descriptors */
+    uint64_t blocks = rounded_up(rounded_up(files.blocks, in_group), in_block) + field(super, 0xce, 2);
+    files.most = blocks * in_block * in_group;
+    return files;
 }
 
 /* Enlarge a mounted ext4 to its partition: the kernel does it in steps that its journal keeps whole. */
-static void enlarge_files(const char *path, const char *target)
+static void enlarge_files(const char *path)
 {
-    int device = open(path, O_RDONLY | O_CLOEXEC), folder = open(target, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    struct size before = size_of(device);
+    int device = open(path, O_RDONLY | O_CLOEXEC), folder = open(CHANGES, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    struct files before = files_of(device);
     off_t room = lseek(device, 0, SEEK_END);
     uint64_t wanted = room > 0 ? (uint64_t)room / before.block : 0;
+    if (wanted > before.most) {
+        complain("%s: of %lld bytes its ext4 can take %llu", path, (long long)room,
+                 (unsigned long long)(before.most * before.block));
+        wanted = before.most;
+    }
     if (wanted > before.blocks && ioctl(folder, RESIZE, &wanted))
         complain("cannot enlarge the files of %s: %s", path, strerror(errno));
-    struct size after = size_of(device);
+    struct files after = files_of(device);
     if (after.blocks > before.blocks) event("grown %llu", (unsigned long long)(after.blocks * after.block));
     close(folder);
     close(device);
 }
+
+static int mount_at(const char *path) { return mount(path, CHANGES, "ext4", 0, "errors=remount-ro"); }
 
 /* Mount the partition; what is wrong, or NULL. It is never repaired or made anew here: that would hide a loss. */
 const char *mount_changes(const char *wanted)
@@ -65,7 +85,12 @@ const char *mount_changes(const char *wanted)
     char path[LONGEST];
     if (wait_for_device(wanted, &place)) return "there is no such partition";
     snprintf(path, sizeof path, "/dev/%s", place.name);
-    return mount(path, CHANGES, "ext4", 0, "errors=remount-ro") ? strerror(errno) : NULL;
+    int device = open(path, O_RDONLY | O_CLOEXEC), is_dirty = files_of(device).has_journal_to_replay;
+    close(device);
+    /* Where the power was cut while it grew, the mount that replays the journal keeps the number of groups from before,
+       and growing on is a BUG of the kernel (fs/ext4/resize.c, seen with 6.1): so it is mounted once more. */
+    if (mount_at(path) || (is_dirty && (umount(CHANGES) || mount_at(path)))) return strerror(errno);
+    return NULL;
 }
 
 static int grow(const char *wanted)
@@ -75,7 +100,7 @@ static int grow(const char *wanted)
     if (wait_for_device(wanted, &place)) return 1;
     if (place.number) enlarge_partition(&place);
     snprintf(path, sizeof path, "/dev/%s", place.name);
-    enlarge_files(path, CHANGES);
+    enlarge_files(path);
     return 0;
 }
 
