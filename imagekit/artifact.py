@@ -7,7 +7,7 @@ manifest, and the parts beside them. Also here: what a format is.
 import json
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from errno import ENOSPC
@@ -86,6 +86,20 @@ class Written:
     sha256: str
     size: int
     facts: Mapping[str, Any]  # compressor and version, digest of the uncompressed bytes, ...
+
+
+def keep(store: Store, chunks: Iterable[bytes], **facts: Any) -> Written:
+    """Put what a format wrote into the store, piece by piece."""
+    size = 0
+
+    def counted() -> Iterator[bytes]:
+        nonlocal size
+        for chunk in chunks:
+            size += len(chunk)
+            yield chunk
+
+    digest = store.write(counted())
+    return Written(digest, size, facts)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ import pytest
 from imagekit import fixtures
 from imagekit.bench import DIMENSIONS, option, told
 
-PARAMS = ("_imagekit_arch", "_imagekit_format", "_imagekit_target", "_imagekit_sandbox")  # what the matrix fills in
+PARAMS = ("_imagekit_arch", "_imagekit_format", "_imagekit_target", "_imagekit_sandbox", "_imagekit_shipped")
+LIVES = {"_imagekit_target": "guest", "_imagekit_sandbox": "sandbox", "_imagekit_shipped": "shipped"}  # of matrix.LIVES
 SAMPLE = "sample(name, ...): of all formats and machines only these, unless --full, --format or --target is given"
 
 
@@ -60,13 +61,15 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     from imagekit import matrix
 
     columns = [min(PARAMS.index(name), 2) for name in names]
-    if columns.count(2) == 2:
-        raise pytest.Collector.CollectError(f"{metafunc.function.__name__}: a test asks for guest or sandbox, not both")
+    lives = [LIVES[name] for name in names if name in LIVES]
+    if len(lives) > 1:
+        which = " or ".join(lives)
+        raise pytest.Collector.CollectError(f"{metafunc.function.__name__}: a test asks for {which}, not both")
     with told(pytest.Collector.CollectError):
         points = matrix.places(
             _image_in(metafunc.module) or matrix.UNNAMED,
             depth=columns[-1] + 1,
-            boots=None if "system" in metafunc.fixturenames else PARAMS[2] in names,
+            lives=("guest", "sandbox") if "system" in metafunc.fixturenames else lives,
         )
     points = points or [matrix.NOWHERE]  # is deselected; an empty parametrisation would be a skipped test
     rows = [[point[column] for column in columns] for point in points]
@@ -133,5 +136,5 @@ def image_of(item: pytest.Item) -> Any:
 def point(item: pytest.Item) -> tuple[str, str, str]:
     """Where in the matrix a test runs: arch, format, target; what it does not need is empty."""
     params = item.callspec.params if hasattr(item, "callspec") else {}
-    arch, format, target, sandbox = (params.get(name, "") for name in PARAMS)
-    return arch, format, target or sandbox
+    arch, format, *machine = (params.get(name, "") for name in PARAMS)
+    return arch, format, next(filter(None, machine), "")

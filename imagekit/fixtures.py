@@ -28,7 +28,9 @@ if TYPE_CHECKING:  # at run time when a fixture is first asked for: this file is
 CLEAN = "the guest powered off"
 SCOPES: dict[str, Literal["session", "module", "function"]] = {
     **dict.fromkeys(("key", "store"), "session"),
-    **dict.fromkeys(("image", "lock", "arch", "tree", "artifact", "rebuilt", "sandbox", "guest", "rig"), "module"),
+    **dict.fromkeys(
+        ("image", "lock", "arch", "tree", "artifact", "rebuilt", "sandbox", "guest", "shipped", "rig"), "module"
+    ),
     **dict.fromkeys(("recorded", "comparison", "system"), "module"),
     **dict.fromkeys(("fresh", "boot"), "function"),
     "topology": "module",
@@ -130,6 +132,24 @@ def guest(
         is_alive = started.is_alive()
     if is_alive and rig.channel:
         _check_end(started)
+
+
+def shipped(
+    request: Any, image: Image, artifact: Artifact, _imagekit_shipped: str, key: Key, rig: Rig, store: Store,
+    _imagekit: Bench,
+) -> Iterator[Guest]:  # fmt: skip
+    """The image as it is shipped, started by its firmware, nothing added: a console, a network, and no agent."""
+    from dataclasses import replace
+
+    from imagekit import plugs, report
+
+    target = plugs.load("targets", _imagekit_shipped)
+    alone = replace(rig, channel=False)
+    with artifact.opened(key) as opened, target.start(opened, rig=alone, store=store) as started:
+        _imagekit.facts[request.path, artifact.arch, artifact.format, _imagekit_shipped] = report.of_guest(
+            started, image
+        )
+        yield started
 
 
 def fresh(

@@ -201,8 +201,15 @@ class Target:
     arches: tuple[str, ...]
     kinds: tuple[str, ...]  # the kinds of format it can start: "kernel", "disk", "root"
     boots: bool  # whether a kernel and the services run; False where commands run in the tree alone
+    firmware: str = ""  # what starts an image on it: "bios", "uefi", ...; "" where its kernel is started at once
+    reads: tuple[str, ...] = ()  # the firmwares in whose place it finds the kernel on a disk, and adds the agent to it
     modules: tuple[str, ...] = ()  # kernel modules that an image needs to live on it
     serial: str = ""  # the kernel's name of the console
     resume: Callable[..., Guest] | None = None  # (folder of Guest.save, *, rig, store) -> Guest, as it was
     measure: Callable[..., Boot] | None = None  # (opened, *, rig, store): its boot by the instruction clock
     interact: Callable[..., int] | None = None  # (opened, *, rig, store) -> exit status: the console on this terminal
+
+    @property
+    def has_agent(self) -> bool:
+        """Whether a test can run commands on it: where firmware starts the image, nothing can be added to it."""
+        return not self.firmware or self.firmware in self.reads

@@ -70,18 +70,33 @@ def offered(image: Image) -> tuple[Point, ...]:
     return _offered(image.arches, image.formats)
 
 
-def places(image: Image, *, depth: int, boots: bool | None = True) -> list[Point]:
-    """Where a test runs that needs a tree (depth 1), an artifact (2), or a machine (3) that boots, or does not.
-
-    `boots=None` takes both kinds of machine.
-    """
+def places(image: Image, *, depth: int, lives: Sequence[str] = ("guest",)) -> list[Point]:
+    """Where a test runs that needs a tree (depth 1), an artifact (2), or a machine (3) of one of these LIVES."""
     chains = offered(image)
-    boot_or_not = (True, False) if boots is None else (boots,)
     if depth == 3:
-        chains = tuple(
-            full for full in chains if full.target and plugs.load("targets", full.target).boots in boot_or_not
-        )
+        chains = tuple(full for full in chains if any(LIVES[life](full) for life in lives))
     return list(dict.fromkeys(Point(*full[:depth]) for full in chains))
+
+
+def _is_guest(full: Point) -> bool:
+    """A machine whose guest can be asked."""
+    target = plugs.load("targets", full.target) if full.target else None
+    return target is not None and target.boots and target.has_agent
+
+
+def _is_sandbox(full: Point) -> bool:
+    """The tree alone."""
+    return bool(full.target) and not plugs.load("targets", full.target).boots
+
+
+def _is_shipped(full: Point) -> bool:
+    """A machine that starts the image as it is: by the firmware that it is made for, where it is made for any."""
+    target = plugs.load("targets", full.target) if full.target else None
+    firmware = plugs.load("formats", full.format).firmware
+    return target is not None and target.boots and (target.firmware in firmware if firmware else not target.firmware)
+
+
+LIVES = {"guest": _is_guest, "sandbox": _is_sandbox, "shipped": _is_shipped}
 
 
 def arranged(tests: Sequence[Placed], chosen: Selection) -> tuple[list[Any], list[Any]]:
@@ -114,12 +129,15 @@ def _offered(arches: tuple[str, ...], formats: tuple[str, ...]) -> tuple[Point, 
     chains = []
     for arch in arches:
         for name in formats:
-            kind = plugs.load("formats", name).kind
-            fitting = [target for target in known("target") if _fits(target, arch, kind)]
-            chains += [Point(arch, name, target) for target in fitting or ("",)]
+            if arch in plugs.load("formats", name).arches:
+                fitting = [target for target in known("target") if _fits(target, arch, name)]
+                chains += [Point(arch, name, target) for target in fitting or ("",)]
     return tuple(chains)
 
 
-def _fits(target: str, arch: str, kind: str) -> bool:
-    plug = plugs.load("targets", target)
-    return arch in plug.arches and kind in plug.kinds
+def _fits(target: str, arch: str, name: str) -> bool:
+    plug, format = plugs.load("targets", target), plugs.load("formats", name)
+    if arch not in plug.arches or format.kind not in plug.kinds:
+        return False
+    starts = {plug.firmware, *plug.reads} - {""}
+    return bool(starts & set(format.firmware)) if format.firmware else not plug.firmware

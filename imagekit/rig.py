@@ -49,6 +49,7 @@ class Rig:
     channel: bool = True  # add the agent's initrd at boot; without it the artifact boots untouched, console only
     cmdline: str = ""  # appended to the kernel's command line of this boot
     firmware: str = "direct"  # "direct": the kernel is started as fast as can be; "bios", "uefi": by firmware
+    media: str = ""  # how a disk image is plugged in: "disk", "cd" or "usb"; "" takes an ISO for a disc
     disks: tuple[Disk, ...] = ()
     wires: tuple[Wire, ...] = ()  # empty: the closed user network
     display: bool = False  # a graphics card, so that there is something to take a picture of

@@ -24,7 +24,7 @@ def test_places_are_as_deep_as_a_test_needs() -> None:
     assert matrix.places(IMAGE, depth=1) == [Point("x86_64"), Point("aarch64")]
     assert matrix.places(IMAGE, depth=2) == [Point(a, f) for a in IMAGE.arches for f in IMAGE.formats]
     assert matrix.places(IMAGE, depth=3) == MACHINES
-    assert {point.target for point in matrix.places(IMAGE, depth=3, boots=False)} <= {"namespace"}
+    assert {point.target for point in matrix.places(IMAGE, depth=3, lives=("sandbox",))} <= {"namespace"}
     assert matrix.places(Image("web", formats=("tar",)), depth=3) == []
 
 

@@ -90,6 +90,26 @@ class Sparse:
             at = stop
         return b"".join((*parts, bytes(max(end - at, 0))))
 
+    def part(self, offset: int, size: int) -> "Sparse":
+        """What lies in `size` bytes from `offset` on, as a disk of its own."""
+        end, found = min(offset + size, self.size), []
+        for piece in self.pieces:
+            first, last = max(piece.offset, offset), min(piece.end, end)
+            if first < last:
+                found.append(Piece(first - offset, _cut(piece, first - piece.offset, last - first)))
+        return Sparse(max(end - offset, 0), tuple(found))
+
+
+def of_file(path: str, size: int) -> Sparse:
+    """A raw disk that lies in a file."""
+    return laid(size, [Piece(0, Slice(path, 0, size))])
+
+
+def _cut(piece: Piece, at: int, size: int) -> bytes | Slice:
+    if isinstance(piece.content, bytes):
+        return piece.content[at : at + size]
+    return Slice(piece.content.path, piece.content.offset + at, size)
+
 
 def laid(size: int, pieces: Iterable[Piece]) -> Sparse:
     """A disk of these pieces in whatever order, less the empty ones."""

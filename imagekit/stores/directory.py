@@ -11,6 +11,9 @@ from imagekit.errors import RigProblem
 from imagekit.stamp import cache_location
 from imagekit.store import Store
 
+HOLE = 1 << 16  # bytes of zeros from which on they are left out of a file
+ZEROS = bytes(1 << 20)
+
 
 def open_store(location: Path | None = None) -> Store:
     """The store at `location`, made (mode 0700) if it is not there; raises RigProblem when others can change it."""
@@ -107,11 +110,14 @@ def _atomic(root: Path) -> Iterator[tuple[Callable[[bytes], object], Callable[[P
 
     def put(data: bytes) -> None:
         with _told(root):  # only our own writing: a mirror that fails in `chunks` is another matter
-            file.write(data)
+            if len(data) >= HOLE and data == ZEROS[: len(data)]:  # a disk may be larger than what there is room for
+                file.seek(len(data), os.SEEK_CUR)
+            else:
+                file.write(data)
 
     def publish(final: Path) -> None:
         with _told(root):
-            file.flush()
+            file.truncate()  # to where we are, for the last bytes may have been zeros
             os.fchmod(file.fileno(), 0o444)
             final.parent.mkdir(parents=True, exist_ok=True)
             draft.replace(final)

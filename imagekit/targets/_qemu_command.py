@@ -61,7 +61,7 @@ class Command(NamedTuple):
     """One boot of a kernel with an initrd, or a machine that goes on from a saved state."""
 
     board: Board
-    kernel: str  # a path, such as /proc/self/fd/7
+    kernel: str  # a path, such as /proc/self/fd/7; "" where firmware starts a disk
     initrd: str
     cmdline: str
     memory: int  # MiB
@@ -102,6 +102,8 @@ class Command(NamedTuple):
     def _boot(self) -> list[str]:
         if self.is_incoming:
             return ["-incoming", "defer", *self.board.loader]
+        if not self.kernel:
+            return []
         return [*("-kernel", self.kernel), *("-initrd", self.initrd), *("-append", self.cmdline)]
 
     def _network(self) -> list[str]:

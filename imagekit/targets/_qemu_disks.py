@@ -20,6 +20,11 @@ from imagekit.rig import Disk
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,19}\Z")  # VIRTIO_BLK_ID_BYTES: 20
 UNITS = {"": 1, "B": 1, "kB": 10**3, "KiB": 2**10, "MB": 10**6, "MiB": 2**20, "GB": 10**9, "GiB": 2**30, "TiB": 2**40}
 SECTOR = 512
+DEVICES = {  # the controller, and what is plugged into it
+    "disk": ("virtio-blk-pci,{drive},serial={serial},{errors}",),
+    "cd": ("virtio-scsi-pci,id=discs", "scsi-cd,bus=discs.0,{drive}"),
+    "usb": ("qemu-xhci,id=usb", "usb-storage,bus=usb.0,{drive},serial={serial}"),
+}
 
 
 @dataclass(frozen=True)
@@ -41,11 +46,14 @@ class Drive:
     identity: tuple[object, ...]  # what its contents are known by
     source: Path | None = None
     is_flash: bool = False  # firmware's memory, in no slot of its own
+    medium: str = "disk"  # or "cd", "usb"
+    is_image: bool = False  # the artifact's own, whose lowest layer is never copied
+    is_started: bool = False  # by firmware
 
     @property
     def lowest(self) -> Layer | None:
-        """The source's layer."""
-        return self.below[0] if self.source and self.below else None
+        """The layer of what is only read: the source's, or the image's."""
+        return self.below[0] if (self.source or self.is_image) and self.below else None
 
     @property
     def handles(self) -> tuple[int, ...]:
@@ -81,7 +89,11 @@ class Drive:
 
     def _device(self) -> list[str]:
         errors = "werror=report,rerror=report"  # a full disk of the host is an I/O error in the guest, not a pause
-        return ["-device", f"virtio-blk-pci,drive={self.node},serial={self.name},{errors}"]
+        first = ",bootindex=0" if self.is_started else ""
+        words = []
+        for device in DEVICES[self.medium]:
+            words += ["-device", device.format(drive=f"drive={self.node}{first}", serial=self.name, errors=errors)]
+        return words
 
 
 def attach(disks: Sequence[Disk], folder: Path, held: ExitStack) -> tuple[Drive, ...]:

@@ -6,7 +6,6 @@ A guest's power is cut and comes back, it reboots, it is restored: each is one m
 import os
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from pathlib import Path
 from shlex import join
 from typing import NamedTuple
 
@@ -16,13 +15,13 @@ from imagekit.artifact import Opened
 from imagekit.errors import Problem, RigProblem, unknown
 from imagekit.guest import Rig
 from imagekit.store import Store
-from imagekit.targets import _kvm, _qemu_fittings
+from imagekit.targets import _kvm, _qemu_fittings, _qemu_load
 from imagekit.targets._qemu_command import BOARDS, Board, Command, cmdline, network
 from imagekit.targets._qemu_disks import Drive, attach
 from imagekit.targets._qemu_fittings import Fitting
+from imagekit.targets._qemu_load import Load
 
 DISKS = "disks"  # a folder of the cache, for files without names
-ROLES = ("kernel", "initrd", "cmdline")
 ACCELERATORS = ("auto", "kvm", "tcg")
 
 
@@ -38,6 +37,7 @@ class Plan:
     """One machine, before and between its starts; what it holds is its own until `close`."""
 
     opened: Opened  # with descriptors of its own
+    load: Load  # what of it is started
     rig: Rig
     store: Store
     tools: toolbox.Tools
@@ -79,13 +79,14 @@ class Plan:
 
     def cmdline(self, nonce: str = "") -> str:
         """The kernel's arguments; a nonce starts the agent."""
-        return cmdline(self.opened.read("cmdline"), self.command.board, nonce=nonce, more=self.rig.cmdline)
+        return cmdline(self.load.cmdline, self.command.board, nonce=nonce, more=self.rig.cmdline)
 
     @property
     def by_hand(self) -> str:
         """A line for the shell that boots the same files with their console on the terminal, without the agent."""
-        files = {part.role: self.opened.artifact.path.parent / part.file for part in self.opened.artifact.parts}
-        line = self.command._replace(kernel=str(files["kernel"]), initrd=str(files["initrd"]), cmdline=self.cmdline())
+        files = {part.role: str(self.opened.artifact.path.parent / part.file) for part in self.opened.artifact.parts}
+        kernel, initrd = (files.get(role, "") for role in ("kernel", "initrd"))
+        line = self.command._replace(kernel=kernel, initrd=initrd, cmdline=self.cmdline() if kernel else "")
         more = [word for part in self._parts for word in part.by_hand]
         argv = self.tools.argv(self.program, *line.arguments, *more)
         if "--die-with" in argv:  # with whom it dies is our concern
@@ -101,26 +102,27 @@ class Plan:
 def plan(opened: Opened, *, rig: Rig, store: Store) -> Plan:
     """What starts the artifact as the rig says; close it. Raises Problem when that cannot be, and starts nothing."""
     board = _board(opened)
+    _check_firmware(opened, rig)
     files = _qemu_fittings.wanted(rig, board)
     tools = toolbox.tools(program(board), *files, mode=rig.tools, store=store, say=rig.say)
     accelerator = accelerate(rig.accelerator, board.arch, tools, store)
-    command = Command(
-        board=board,
-        kernel="",
-        initrd="",
-        cmdline=cmdline(opened.read("cmdline"), board, more=rig.cmdline),
-        memory=rig.memory,
-        accelerator=accelerator.name,
-        network=network(opened.artifact.manifest),
-    )
     with ExitStack() as held:
-        folder = store.folder(DISKS) if rig.disks or files else Path()
-        drives = (*_qemu_fittings.variables(files, tools, folder, held), *attach(rig.disks, folder, held))
+        folder, opened = store.folder(DISKS), _qemu_load.kept(opened, held)
+        load = _qemu_load.load(opened, rig=rig, folder=folder, held=held)
+        command = Command(
+            board=board,
+            kernel="",
+            initrd="",
+            cmdline=cmdline(load.cmdline, board, more=rig.cmdline),
+            memory=rig.memory,
+            accelerator=accelerator.name,
+            network=network(opened.artifact.manifest),
+        )
+        variables = _qemu_fittings.variables(files, tools, folder, held)
+        drives = (*variables, *load.drives, *attach(rig.disks, folder, held))
         firmware = _qemu_fittings.firmware(files, tools, board, held)
         display = _qemu_fittings.display(rig, board, held)
-        return Plan(
-            _kept(opened, held), rig, store, tools, accelerator, command, drives, firmware, display, held.pop_all()
-        )
+        return Plan(opened, load, rig, store, tools, accelerator, command, drives, firmware, display, held.pop_all())
 
 
 def program(board: Board) -> str:
@@ -143,18 +145,20 @@ def accelerate(asked: str, guest: str, tools: toolbox.Tools, store: Store) -> Ac
 
 def _board(opened: Opened) -> Board:
     made = opened.artifact
-    if made.arch not in BOARDS or any(role not in opened.handles for role in ROLES):
-        raise Problem(
-            f"{made.name} {made.arch} {made.format} cannot be started by its kernel",
-            f"that takes an artifact with {', '.join(ROLES)}, for {' or '.join(BOARDS)}",
-        )
+    if made.arch not in BOARDS:
+        raise Problem(f"{made.name} {made.arch} {made.format} cannot be started here", f"known: {' and '.join(BOARDS)}")
     return BOARDS[made.arch]
 
 
-def _kept(opened: Opened, held: ExitStack) -> Opened:
-    """The same verified bytes, by descriptors of our own: whoever opened the artifact may close it."""
-    handles = {}
-    for role in ROLES:
-        handles[role] = os.dup(opened.handles[role])
-        held.callback(os.close, handles[role])
-    return Opened(opened.artifact, handles)
+def _check_firmware(opened: Opened, rig: Rig) -> None:
+    """Raise Problem for what nothing can be added to, and for a medium that nobody knows."""
+    by_firmware = rig.firmware != "direct" and not {"kernel", "initrd"} <= opened.handles.keys()
+    if by_firmware and rig.channel:
+        raise Problem(
+            f"{opened.artifact.format}: an image that firmware starts cannot be given the agent",
+            "Rig(channel=False): console, http and tcp are left; or Rig(firmware='direct')",
+        )
+    if by_firmware and rig.cmdline:
+        raise Problem(f"{opened.artifact.format}: the kernel's arguments are in the image that firmware starts")
+    if rig.media not in ("", *_qemu_load.MEDIA):
+        raise unknown("medium", rig.media, _qemu_load.MEDIA)

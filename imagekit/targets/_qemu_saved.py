@@ -26,7 +26,7 @@ from imagekit.targets import _qemu, _qemu_restore
 from imagekit.targets._machine import Machine
 from imagekit.targets._qemu_disks import Drive, Layer, over, overlay
 from imagekit.targets._qemu_lives import Lives
-from imagekit.targets._qemu_plan import DISKS, ROLES, Plan, plan
+from imagekit.targets._qemu_plan import DISKS, Plan, plan
 
 FORM, NOTES, STATE = 1, "saved.json", "state"
 OF_THE_MACHINE = ("memory", "channel", "cmdline", "firmware", "display")  # of the rig: what a resume cannot change
@@ -44,8 +44,8 @@ def saver(target: str, lives: Lives) -> Callable[[Path], None]:
         with _draft(Path(folder).absolute()) as draft:
             with open(draft / STATE, "wb") as state:
                 disks = machine.ask(lambda: _freeze(machine, state.fileno(), lambda: _copy_disks(made, draft)))
-            for role in ROLES:
-                _copy(made.opened.handles[role], draft / role)
+            for role, handle in made.opened.handles.items():
+                _copy(handle, draft / role)
             _describe(target, draft, made, machine, disks)
 
     return save
@@ -131,18 +131,22 @@ def _planned(folder: Path, notes: Mapping[str, Any], rig: Rig, store: Store) -> 
         rig, **notes["rig"], accelerator=notes["accelerator"], disks=(), wires=(), wait="ready", fresh=False
     )
     with ExitStack() as own:
-        handles = {role: own.enter_context(open(folder / role, "rb")).fileno() for role in ROLES}
-        made = plan(Opened(Artifact(Path(path), text.encode(), notes["manifest"]), handles), rig=saved, store=store)
+        artifact = Artifact(Path(path), text.encode(), notes["manifest"])
+        handles = {part.role: own.enter_context(open(folder / part.role, "rb")).fileno() for part in artifact.parts}
+        made = plan(Opened(artifact, handles), rig=saved, store=store)
     try:
-        return replace(made, drives=tuple(_drive(folder, disk, store, made.held) for disk in notes["disks"]))
+        return replace(made, drives=tuple(_drive(folder, disk, store, made) for disk in notes["disks"]))
     except BaseException:
         made.close()
         raise
 
 
-def _drive(folder: Path, disk: Mapping[str, Any], store: Store, held: ExitStack) -> Drive:
-    source, below = Path(disk["source"]) if disk["source"] else None, []
-    if source:
+def _drive(folder: Path, disk: Mapping[str, Any], store: Store, made: Plan) -> Drive:
+    source, below, held = Path(disk["source"]) if disk["source"] else None, [], made.held
+    image = next((drive for drive in made.load.drives if drive.name == disk["name"]), None)
+    if image:
+        below = list(image.below[:1])
+    elif source:
         whole = over(Disk(disk["name"], source=source), store.folder(DISKS), held)
         if list(whole.identity) != disk["identity"]:
             raise Problem(f"the disk {disk['name']} lies over {source}, which is not what it was when it was saved")
@@ -152,6 +156,8 @@ def _drive(folder: Path, disk: Mapping[str, Any], store: Store, held: ExitStack)
         held.callback(os.close, handle)
         below.append(Layer(handle, "qcow2"))
     top = overlay(disk["size"], store.folder(DISKS), held)
+    if image:
+        return replace(image, top=top, below=tuple(below))
     return Drive(disk["name"], disk["size"], top, tuple(below), tuple(disk["identity"]), source, disk["flash"])
 
 

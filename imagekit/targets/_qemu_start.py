@@ -19,7 +19,7 @@ from imagekit.errors import Defect
 from imagekit.guest import Console, Rig
 from imagekit.store import Store
 from imagekit.targets._machine import Lines, Machine
-from imagekit.targets._qemu_command import Wiring
+from imagekit.targets._qemu_command import Command, Wiring
 from imagekit.targets._qemu_plan import Plan, plan
 from imagekit.tree import directory, file
 
@@ -58,16 +58,26 @@ def boot(
     on_console: Callable[[bytes], None] | None = None,
 ) -> Machine:
     """One more QEMU of a plan, from its kernel on; `console` goes on with what an earlier one printed."""
-    opened, nonce = made.opened, (nonce or channel.new_nonce()) if made.rig.channel else ""
-    with _initrd(opened, opened.artifact.arch, with_agent=made.rig.channel) as initrd:
-        kernel = opened.handles["kernel"]
-        command = made.command._replace(kernel=_path(kernel), initrd=_path(initrd), cmdline=made.cmdline(nonce))
-        launch = launcher(replace(made, command=command), handles=(kernel, initrd, *handles))
+    nonce = (nonce or channel.new_nonce()) if made.rig.channel else ""
+    with _kernel(made, nonce) as (command, own):
+        launch = launcher(replace(made, command=command), handles=(*own, *handles))
         machine = Machine(
             launch, nonce=nonce, by_hand=made.by_hand, rig=made.rig, on_console=on_console, console=console
         )
         machine.start()
     return machine
+
+
+@contextmanager
+def _kernel(made: Plan, nonce: str) -> Iterator[tuple[Command, tuple[int, ...]]]:
+    """The command that starts the kernel, and the descriptors that it names; none where firmware starts the disk."""
+    if not made.load.kernel:
+        yield made.command._replace(cmdline=""), ()
+        return
+    kernel, arch = made.load.kernel["kernel"], made.opened.artifact.arch
+    with _initrd(made.load.kernel["initrd"], arch, with_agent=made.rig.channel) as initrd:
+        command = made.command._replace(kernel=_path(kernel), initrd=_path(initrd), cmdline=made.cmdline(nonce))
+        yield command, (kernel, initrd)
 
 
 def launcher(made: Plan, *, handles: tuple[int, ...]) -> Callable[[Lines], "Popen[bytes]"]:
@@ -110,14 +120,14 @@ def _path(handle: int) -> str:
 
 
 @contextmanager
-def _initrd(opened: Opened, arch_name: str, *, with_agent: bool) -> Iterator[int]:
+def _initrd(own: int, arch_name: str, *, with_agent: bool) -> Iterator[int]:
     """A sealed memory file: the artifact's initrd untouched, and the agent as one more archive after it."""
     if not with_agent:
-        yield opened.handles["initrd"]
+        yield own
         return
     handle = os.memfd_create("initrd", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
-        size = _copy(opened.handles["initrd"], handle)
+        size = _copy(own, handle)
         _write(handle, bytes(-size % 4) + agent(arch_name))  # the kernel wants each archive at a multiple of four
         fcntl.fcntl(handle, fcntl.F_ADD_SEALS, SEALS)
         yield handle

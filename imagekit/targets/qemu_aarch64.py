@@ -39,8 +39,9 @@ def interact(opened: Opened, *, rig: Rig, store: Store) -> int:
 TARGET = Target(
     start,
     arches=("aarch64",),
-    kinds=("kernel",),
+    kinds=("kernel", "disk"),
     boots=True,
+    reads=("uefi",),
     modules=("virtio_pci", "virtio_net"),
     serial="ttyAMA0",
     measure=measure,

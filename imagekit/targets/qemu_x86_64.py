@@ -39,8 +39,9 @@ def interact(opened: Opened, *, rig: Rig, store: Store) -> int:
 TARGET = Target(
     start,
     arches=("x86_64",),
-    kinds=("kernel",),
+    kinds=("kernel", "disk"),
     boots=True,
+    reads=("bios", "uefi"),
     modules=("virtio_pci", "virtio_net"),
     serial="ttyS0",
     measure=measure,

@@ -1,0 +1,136 @@
+"""What of an artifact a machine is started from: kernel, initrd and arguments; a disk for its firmware; or both."""
+
+import fcntl
+import os
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+from imagekit.arch import ARCHES
+from imagekit.artifact import Opened
+from imagekit.disk import fat, loader
+from imagekit.disk.sparse import Sparse, of_file
+from imagekit.errors import Problem
+from imagekit.guest import Rig
+from imagekit.targets._qemu_command import BOARDS
+from imagekit.targets._qemu_disks import Drive, Layer, overlay
+from imagekit.tree import Slice
+
+KERNEL = ("kernel", "initrd", "cmdline")
+NAME = "image"  # of the disk; no disk of a rig can have it, for it is refused there
+SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
+MAGICS = {b"QFI\xfb": "qcow2", b"vhdxfile": "vhdx", b"KDMV": "vmdk", b"conectix": "vpc"}  # to QEMU's names
+VHD_FOOTER = 512
+ISO_AT, ISO = 0x8001, b"CD001"  # ECMA-119, section 8.1.2
+MEDIA = ("disk", "cd", "usb")
+
+
+class Load(NamedTuple):
+    """What a machine is started from."""
+
+    kernel: Mapping[str, int]  # "kernel" and "initrd" by descriptor; empty where firmware starts the disk
+    cmdline: bytes
+    drives: tuple[Drive, ...] = ()
+
+
+def kept(opened: Opened, held: ExitStack) -> Opened:
+    """The same verified bytes, by descriptors of our own: whoever opened the artifact may close it."""
+    handles = {role: os.dup(handle) for role, handle in opened.handles.items()}
+    for handle in handles.values():
+        held.callback(os.close, handle)
+    return Opened(opened.artifact, handles)
+
+
+def load(opened: Opened, *, rig: Rig, folder: Path, held: ExitStack) -> Load:
+    """What the rig's firmware starts of an artifact; raises Problem when that is nothing."""
+    has = opened.handles.keys()
+    if "disk" in has:
+        return _disk(opened, rig, folder, held)
+    if "uki" in has:
+        return _uki(opened, rig, folder, held)
+    if not set(KERNEL) <= has:
+        made = opened.artifact
+        raise Problem(
+            f"{made.name} {made.arch} {made.format} cannot be started by its kernel",
+            f"that takes an artifact with {', '.join(KERNEL)}, or a disk, for {' or '.join(BOARDS)}",
+        )
+    kept = {role: opened.handles[role] for role in KERNEL[:2]}
+    roots = (_drive(opened, "root", "disk", folder, held),) if "root" in has else ()
+    return Load(kept, opened.read("cmdline"), roots)
+
+
+def _disk(opened: Opened, rig: Rig, folder: Path, held: ExitStack) -> Load:
+    drive = _drive(opened, "disk", rig.media or _medium(opened.handles["disk"]), folder, held)
+    if rig.firmware != "direct":
+        return Load({}, b"", (replace(drive, is_started=True),))
+    found = loader.find(_sparse(opened.handles["disk"]), arch=opened.artifact.arch)
+    return Load(_in_memory(found, held), found.arguments, (drive,))
+
+
+def _uki(opened: Opened, rig: Rig, folder: Path, held: ExitStack) -> Load:
+    """Started at once from its sections; else from a FAT volume, as the only file on it."""
+    if rig.firmware == "direct":
+        found = loader.of_uki(opened.read("uki"))
+        return Load(_in_memory(found, held), found.arguments)
+    handle = opened.handles["uki"]
+    path = f"EFI/BOOT/BOOT{ARCHES[opened.artifact.arch].efi}.EFI"
+    content = Slice(f"/proc/self/fd/{handle}", 0, os.fstat(handle).st_size)
+    volume = fat.volume({path: content}, serial=1)
+    made = _memory("esp", volume.chunks(), held)
+    identity = (NAME, *(part.sha256 for part in opened.artifact.parts))
+    drive = _over(made, volume.size, "raw", identity, folder, held, medium="disk")
+    return Load({}, b"", (replace(drive, is_started=True),))
+
+
+def _drive(opened: Opened, role: str, medium: str, folder: Path, held: ExitStack) -> Drive:
+    """A part as a disk: an overlay over the very bytes that were verified."""
+    handle = opened.handles[role]
+    driver = _driver(handle) if role == "disk" else "raw"
+    size = os.fstat(handle).st_size if driver == "raw" else _sparse(handle).size
+    part = next(part for part in opened.artifact.parts if part.role == role)
+    made = _over(handle, size, driver, (NAME, part.sha256), folder, held, medium=medium)
+    return replace(made, source=opened.artifact.path.parent / part.file)
+
+
+def _over(
+    handle: int, size: int, driver: str, identity: tuple[object, ...], folder: Path, held: ExitStack, *, medium: str
+) -> Drive:
+    size = -(-size // 512) * 512
+    below = (Layer(handle, driver),)
+    return Drive(NAME, size, overlay(size, folder, held), below, identity, medium=medium, is_image=True)
+
+
+def _driver(handle: int) -> str:
+    """QEMU's name of what a file is, by its content."""
+    head, size = os.pread(handle, 8, 0), os.fstat(handle).st_size
+    for magic, driver in MAGICS.items():
+        if head.startswith(magic):
+            return driver
+    tail = os.pread(handle, 8, max(size - VHD_FOOTER, 0))
+    return "vpc" if tail == b"conectix" else "raw"
+
+
+def _medium(handle: int) -> str:
+    return "cd" if os.pread(handle, len(ISO), ISO_AT) == ISO else "disk"
+
+
+def _sparse(handle: int) -> Sparse:
+    """The disk that a file holds, read by our own readers."""
+    return of_file(f"/proc/self/fd/{handle}", os.fstat(handle).st_size)
+
+
+def _in_memory(found: loader.Loaded, held: ExitStack) -> dict[str, int]:
+    return {name: _memory(name, [getattr(found, name)], held) for name in KERNEL[:2]}
+
+
+def _memory(name: str, chunks: Iterable[bytes], held: ExitStack) -> int:
+    handle = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    held.callback(os.close, handle)
+    for chunk in chunks:
+        rest = memoryview(chunk)
+        while rest:
+            rest = rest[os.write(handle, rest) :]
+    fcntl.fcntl(handle, fcntl.F_ADD_SEALS, SEALS)
+    return handle

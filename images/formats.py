@@ -1,0 +1,21 @@
+"""Every format there is, from one tree: each written, read by an independent tool, and booted until it answers."""
+
+import pytest
+
+from imagekit import Image, Layout, Service, Text
+from imagekit.checks.standard import test_is_signed, test_rebuilds_identically  # noqa: F401 - collected
+
+image = Image(
+    name="formats",
+    version="1",
+    kernel="debian:linux-image-cloud",
+    files={"/srv/index.html": Text("written in every format\n")},
+    services=(Service("web", "/usr/bin/busybox httpd -f -p 80 -h /srv", ready="http:80/"),),
+    formats=("tar", "kernel_initrd", "uki", "kernel_squashfs", "raw_efi", "raw_bios", "raw_hybrid"),
+    disk=Layout(root="squashfs"),
+)
+
+
+@pytest.mark.sample("raw_hybrid", "raw_efi")
+def test_answers(shipped):
+    assert shipped.http.get("/").text == "written in every format\n"
