@@ -1,7 +1,6 @@
 """Imports point down (docs/house.md, "The import rule"), lazy ones in functions included; file and line are named."""
 
 import ast
-import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path

@@ -43,6 +43,11 @@ def kept(opened: Opened, held: ExitStack) -> Opened:
     return Opened(opened.artifact, handles)
 
 
+def has_disks(opened: Opened) -> bool:
+    """Whether a machine that is started from it may have one."""
+    return not opened.handles.keys() <= set(KERNEL)
+
+
 def load(opened: Opened, *, rig: Rig, folder: Path, held: ExitStack) -> Load:
     """What the rig's firmware starts of an artifact; raises Problem when that is nothing."""
     has = opened.handles.keys()

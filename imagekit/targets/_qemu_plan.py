@@ -6,6 +6,7 @@ A guest's power is cut and comes back, it reboots, it is restored: each is one m
 import os
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from pathlib import Path
 from shlex import join
 from typing import NamedTuple
 
@@ -107,7 +108,8 @@ def plan(opened: Opened, *, rig: Rig, store: Store) -> Plan:
     tools = toolbox.tools(program(board), *files, mode=rig.tools, store=store, say=rig.say)
     accelerator = accelerate(rig.accelerator, board.arch, tools, store)
     with ExitStack() as held:
-        folder, opened = store.folder(DISKS), _qemu_load.kept(opened, held)
+        opened = _qemu_load.kept(opened, held)
+        folder = store.folder(DISKS) if rig.disks or files or _qemu_load.has_disks(opened) else Path()
         load = _qemu_load.load(opened, rig=rig, folder=folder, held=held)
         command = Command(
             board=board,
