@@ -129,7 +129,7 @@ def test_what_an_image_does_not_offer_is_deselected_too(project: pytest.Pytester
     ("option", "name", "known"),
     [
         ("arch", "x68_64", "unknown arch 'x68_64'*did you mean 'x86_64'?*known: aarch64, x86_64*"),
-        ("format", "zip", "unknown format 'zip'*known: *paper, sketch, *tar*"),
+        ("format", "zip", "unknown format 'zip'*known: *paper, *sketch, *tar*"),
         ("target", "toy", "unknown target 'toy'*known: *toy_aarch64, toy_x86_64*"),
     ],
 )
@@ -162,7 +162,7 @@ def test_the_command_line_counts_before_the_variable_and_that_before_the_project
 def test_help_lists_the_names_and_a_clash_of_options_ends_nothing(project: pytest.Pytester) -> None:
     result = project.runpytest_inprocess("--help")
     result.stdout.fnmatch_lines(
-        ["*--arch=NAME*aarch64, x86_64*", "*--format=NAME*kernel_initrd*", "*--tools={auto,host,tree}*"]
+        ["*--arch=NAME*aarch64, x86_64*", "*--format=NAME*", "*kernel_initrd*", "*--tools={auto,host,tree}*"]
     )
     project.makepyfile(clash="def pytest_addoption(parser): parser.addoption('--key')")
     project.syspathinsert()
