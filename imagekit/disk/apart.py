@@ -1,7 +1,7 @@
 """Kernel, initrd, arguments and root apart: what starts a kernel directly, with its root on the first virtio disk."""
 
 from imagekit import early
-from imagekit.artifact import Job, Written
+from imagekit.artifact import Job, Written, keep
 from imagekit.disk import cmdline, initrd, roots
 from imagekit.tree import Tree
 
@@ -15,7 +15,7 @@ def write(tree: Tree, *, kind: str, job: Job) -> dict[str, Written]:
     return {
         "kernel": initrd.whole(tree, initrd.KERNEL, store=job.store),
         "initrd": initrd.write(early.initrd(tree), store=job.store, of=tree.digest),
-        "cmdline": Written(job.store.write([arguments]), len(arguments), {}),
+        "cmdline": keep(job.store, [arguments]),
         "root": roots.written(initrd.root(tree), kind=kind, seed=tree.digest, job=job),
     }
 

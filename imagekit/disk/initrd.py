@@ -5,7 +5,7 @@ The initrd is a concatenation of cached parts, each a compressed archive of its 
 
 import zstandard
 
-from imagekit.artifact import Written
+from imagekit.artifact import Written, keep
 from imagekit.disk import cpio, segments
 from imagekit.errors import Problem
 from imagekit.store import Store
@@ -26,8 +26,7 @@ def parts(tree: Tree, *, store: Store) -> list[bytes]:
 
 def write(tree: Tree, *, store: Store, of: str = "") -> Written:
     """The initrd of a tree as one object of the store; of: the digest of the whole tree, if this is a part of it."""
-    made = parts(tree, store=store)
-    return Written(store.write(made), sum(map(len, made)), facts(of or tree.digest))
+    return keep(store, parts(tree, store=store), **facts(of or tree.digest))
 
 
 def facts(digest: str) -> dict[str, str]:

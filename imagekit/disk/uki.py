@@ -19,29 +19,38 @@ CONSOLES = {"x86_64": "console=tty0 console=ttyS0 no_timer_check", "aarch64": "c
 
 def chunks(tree: Tree, parts: Sequence[bytes], *, arguments: str, job: Job) -> Iterator[bytes]:
     """The program piece by piece; parts: of the initrd. Raises Problem when stub or kernel are for other machines."""
-    check(tree, arch=job.arch)
+    stub, kernel = _programs(tree, job.arch)
     sections: dict[str, Sequence[bytes]] = {
         ".osrel": [tree.read(OS_RELEASE) if OS_RELEASE in tree else b""],
         ".cmdline": [arguments.encode("utf-8", "surrogateescape")],
         ".uname": [release(tree).encode("utf-8", "surrogateescape")],
         ".initrd": parts,
-        ".linux": [tree.read(KERNEL)],
+        ".linux": [kernel],
     }
-    return pe.chunks(tree.read(STUB), {name: data for name, data in sections.items() if any(data)})
+    return pe.chunks(stub, {name: data for name, data in sections.items() if any(data)})
 
 
 def check(tree: Tree, *, arch: str) -> None:
     """Raise a Problem unless UEFI can start the tree: kernel, arguments and stub, for this architecture."""
+    _programs(tree, arch)
+
+
+def _programs(tree: Tree, arch: str) -> tuple[bytes, bytes]:
     if KERNEL not in tree or CMDLINE not in tree:
         raise Problem("a UKI needs a kernel", 'give the image kernel="debian:linux-image-cloud"')
     if STUB not in tree:
         raise Problem(
             "UEFI needs the stub of systemd-boot-efi, which the lock does not have", "`imagekit lock` adds it"
         )
-    for path in (STUB, KERNEL):
-        found = pe.machine(tree.read(path), what=path)
-        if found != arch:
-            raise Problem(f"{path} is for {found}, and the image for {arch}", "write the lock again: `imagekit lock`")
+    return _program(tree, STUB, arch), _program(tree, KERNEL, arch)
+
+
+def _program(tree: Tree, path: str, arch: str) -> bytes:
+    data = tree.read(path)
+    found = pe.machine(data, what=path)
+    if found != arch:
+        raise Problem(f"{path} is for {found}, and the image for {arch}", "write the lock again: `imagekit lock`")
+    return data
 
 
 def arguments(tree: Tree, *, job: Job, root: str = "", changes: str = "") -> str:

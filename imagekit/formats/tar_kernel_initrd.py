@@ -2,7 +2,7 @@
 
 from itertools import chain
 
-from imagekit.artifact import Format, Job, Written
+from imagekit.artifact import Format, Job, Written, keep
 from imagekit.disk import initrd, tar
 from imagekit.tree import Entry, Slice, Tree
 
@@ -16,15 +16,7 @@ def write(tree: Tree, *, job: Job) -> dict[str, Written]:
         "/cmdline": initrd.whole(tree, initrd.CMDLINE, store=job.store),
     }
     members = [(path, _entry(job, part)) for path, part in made.items()]
-    size = 0
-
-    def counted(data: bytes) -> bytes:
-        nonlocal size
-        size += len(data)
-        return data
-
-    digest = job.store.write(map(counted, chain(tar.chunks(members), [tar.END])))
-    return {"archive": Written(digest, size, made["/initrd.img"].facts)}
+    return {"archive": keep(job.store, chain(tar.chunks(members), [tar.END]), **made["/initrd.img"].facts)}
 
 
 def _entry(job: Job, part: Written) -> Entry:

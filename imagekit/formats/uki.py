@@ -1,16 +1,16 @@
 """Kernel, initrd and command line as one .efi file, a unified kernel image, which UEFI starts by itself."""
 
-from imagekit.artifact import Format, Job, Written
+from imagekit.artifact import Format, Job, Written, keep
 from imagekit.disk import initrd, uki
 from imagekit.tree import Tree
 
 
 def write(tree: Tree, *, job: Job) -> dict[str, Written]:
     """A stub from the image's suite, and behind it what kernel_initrd writes in three files."""
-    uki.check(tree, arch=job.arch)
+    initrd.check(tree, format="uki")
     parts = initrd.parts(initrd.root(tree), store=job.store)
-    made = list(uki.chunks(tree, parts, arguments=uki.arguments(tree, job=job), job=job))
-    return {"uki": Written(job.store.write(made), sum(map(len, made)), initrd.facts(tree.digest))}
+    made = uki.chunks(tree, parts, arguments=uki.arguments(tree, job=job), job=job)
+    return {"uki": keep(job.store, made, **initrd.facts(tree.digest))}
 
 
 FORMAT = Format(write, suffixes={"uki": ".efi"}, kind="kernel", firmware=("uefi",), assets=("stub",))
