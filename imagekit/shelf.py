@@ -27,7 +27,8 @@ GROUPS = {
     "ovmf": Group(("ovmf",), r"/usr/share/OVMF/OVMF_(CODE|VARS)_4M(\.secboot|\.ms)?\.fd"),
     "aavmf": Group(("qemu-efi-aarch64",), r"/usr/share/AAVMF/AAVMF_(CODE\.no-secboot|VARS)\.fd"),
     "swtpm": Group(("swtpm",)),
-    "fat": Group(("mtools", "dosfstools")),
+    "fat": Group(("mtools", "dosfstools", "libc-bin")),  # with the locale C.UTF-8: mcopy writes names by it
+    "partitions": Group(("fdisk", "gdisk")),  # the other readers of partition tables
     "ext4": Group(("e2fsprogs", "libarchive13t64")),  # mke2fs opens it at run time, to read tar
     "squashfs": Group(("squashfs-tools", "squashfs-tools-ng")),
     "erofs": Group(("erofs-utils",)),
@@ -46,6 +47,8 @@ TOOLS = {  # the lowest version that imagekit was tried with, or the first that 
     "mcopy": Tool("fat", "/usr/bin/mcopy", (4, 0, 30)),
     "mkfs.fat": Tool("fat", "/usr/sbin/mkfs.fat", (4, 2), "--help"),  # --invariant
     "fsck.fat": Tool("fat", "/usr/sbin/fsck.fat", (4, 2), "/nowhere"),  # it tells its version before it fails
+    "sfdisk": Tool("partitions", "/usr/sbin/sfdisk", (2, 38)),
+    "sgdisk": Tool("partitions", "/usr/sbin/sgdisk", (1, 0, 9)),
     "mke2fs": Tool("ext4", "/usr/sbin/mke2fs", (1, 47, 1), "-V"),  # -d takes a tar
     "e2fsck": Tool("ext4", "/usr/sbin/e2fsck", (1, 47), "-V"),
     "debugfs": Tool("ext4", "/usr/sbin/debugfs", (1, 47), "-V"),
