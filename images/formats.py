@@ -11,7 +11,18 @@ image = Image(
     kernel="debian:linux-image-cloud",
     files={"/srv/index.html": Text("written in every format\n")},
     services=(Service("web", "/usr/bin/busybox httpd -f -p 80 -h /srv", ready="http:80/"),),
-    formats=("tar", "kernel_initrd", "uki", "kernel_squashfs", "raw_efi", "raw_bios", "raw_hybrid"),
+    formats=(
+        "tar",
+        "kernel_initrd",
+        "uki",
+        "kernel_squashfs",
+        "raw_efi",
+        "raw_bios",
+        "raw_hybrid",
+        "iso",
+        "iso_bios",
+        "iso_efi",
+    ),
     disk=Layout(root="squashfs"),
 )
 

@@ -13,7 +13,7 @@ from toy_program import kernel, program
 
 from imagekit import early, plugs, toolbox
 from imagekit.artifact import Job
-from imagekit.disk import disc, grub, iso, isoread, mbr
+from imagekit.disk import disc, grub, initrd, iso, isoread, loader, mbr
 from imagekit.disk.sparse import Piece, Sparse, laid
 from imagekit.errors import Problem
 from imagekit.stores.directory import open_store
@@ -146,6 +146,13 @@ def test_a_stick_shows_its_partitions_and_starts_from_the_core(job):
     assert (found.label, made.size % (1 << 20)) == ("TOY_IMAGE", 0)
 
 
+@pytest.mark.parametrize("firmware", [("bios",), ("uefi",), ("bios", "uefi")])
+def test_what_is_started_is_found_as_firmware_finds_it(firmware, job):
+    found = loader.find(disc.disk(TREE, job=job, firmware=firmware), arch="x86_64")
+    parts = b"".join(initrd.parts(initrd.root(TREE), store=job.store))
+    assert found == (TREE.read("/boot/kernel"), parts, b"quiet console=tty0 console=ttyS0 no_timer_check")
+
+
 def test_on_aarch64_there_is_uefi_alone(tmp_path):
     store = open_store(tmp_path / "cache")
     boot = {"/boot/kernel": file(program("aarch64")), "/boot/stub": file(program("aarch64"))}
@@ -229,6 +236,11 @@ def test_a_damaged_iso_is_told(where, damage, words):
     data[at : at + len(damage)] = damage
     with pytest.raises(Problem, match=words):
         isoread.read(of(bytes(data)))
+
+
+def test_an_iso_that_no_firmware_would_start_says_why():
+    with pytest.raises(Problem, match=r"entry for UEFI: .*; the ISO: neither EFI/BOOT/BOOTAA64.EFI nor kernel"):
+        loader.find(volume(), arch="aarch64")
 
 
 def test_a_folder_in_itself_has_an_end():

@@ -1,13 +1,16 @@
 """Loader: what the firmware of a machine would start from a disk, found as it would find it.
 
 UEFI takes EFI/BOOT/BOOT*.EFI from a FAT partition of a GPT disk (UEFI 2.10, section 3.5.1.1), which here is a UKI; GRUB
-takes kernel, initrd and its commands from the partition that its core was told. The disk may be anybody's.
+takes kernel, initrd and its commands from the partition that its core was told. On an ISO the FAT volume is El Torito's
+entry for UEFI, and GRUB takes what it needs from the ISO itself. The disk may be anybody's.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from typing import Any, NamedTuple
 
 from imagekit.arch import ARCHES
-from imagekit.disk import fatfiles, gpt, grub, pe
+from imagekit.disk import fatfiles, gpt, grub, isoread, pe
 from imagekit.disk.sparse import Sparse
 from imagekit.errors import Problem
 
@@ -24,19 +27,39 @@ def find(disk: Sparse, *, arch: str) -> Loaded:
     """Kernel, initrd and arguments of a disk; raises Problem that says what its firmware would miss."""
     path = f"EFI/BOOT/BOOT{ARCHES[arch].efi}.EFI"
     missing = []
-    for partition in gpt.read(disk):
+    for name, read in _volumes(disk):
         try:
-            files = fatfiles.read(disk.part(partition.start, partition.size))
+            files = read()
         except Problem as problem:
-            missing.append(f"{partition.name}: {problem.message}")
+            missing.append(f"{name}: {problem.message}")
             continue
         if path in files:
             return of_uki(files[path].read())
         if {"kernel", "initrd", "grub.cfg"} <= files.keys():
             arguments = grub.arguments(files["grub.cfg"].read()).encode("utf-8", "surrogateescape")
             return Loaded(files["kernel"].read(), files["initrd"].read(), arguments)
-        missing.append(f"{partition.name}: neither {path} nor kernel, initrd and grub.cfg")
+        missing.append(f"{name}: neither {path} nor kernel, initrd and grub.cfg")
     raise Problem("no firmware would start this disk: " + ("; ".join(missing) or "it has no partition"))
+
+
+def _volumes(disk: Sparse) -> Iterator[tuple[str, Callable[[], Mapping[str, Any]]]]:
+    """The file systems that firmware looks into: name, and what reads path -> a file with read()."""
+    if not isoread.is_iso(disk):
+        for partition in gpt.read(disk):
+            yield partition.name, partial(_of_fat, disk, partition.start, partition.size)
+        return
+    volume = isoread.read(disk)
+    for boot in volume.boots:
+        if boot.platform == "uefi":
+            yield (
+                "El Torito's entry for UEFI",
+                partial(_of_fat, disk, boot.offset, boot.size or disk.size - boot.offset),
+            )
+    yield "the ISO", lambda: volume.files
+
+
+def _of_fat(disk: Sparse, start: int, size: int) -> Mapping[str, Any]:
+    return fatfiles.read(disk.part(start, size))
 
 
 def of_uki(data: bytes) -> Loaded:

@@ -81,7 +81,7 @@ def boot_files(tree: Tree, *, job: Job, arguments: str, firmware: tuple[str, ...
         program = b"".join(uki.chunks(tree, parts, arguments=arguments, job=job))
         files[f"EFI/BOOT/BOOT{ARCHES[job.arch].efi}.EFI"] = program
     if "bios" in firmware:
-        files |= {"kernel": tree.read(KERNEL), "initrd": b"".join(parts), "grub.cfg": grub.script(arguments)}
+        files |= {"kernel": grub.kernel(tree), "initrd": b"".join(parts), "grub.cfg": grub.script(arguments)}
     return files
 
 
