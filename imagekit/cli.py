@@ -259,9 +259,10 @@ def _definitions(paths: "Sequence[Path]") -> "Iterator[tuple[Path, Image]]":
 
 
 def _combinations(asked: "Namespace", image: "Image") -> "list[tuple[str, str]]":
+    from imagekit import plugs
     from imagekit.errors import Problem
 
-    pairs = [(a, f) for a in image.arches for f in image.formats]
+    pairs = [(a, f) for a in image.arches for f in image.formats if a in plugs.load("formats", f).arches]
     wanted = [(a, f) for a, f in pairs if a in (asked.arch or image.arches) and f in (asked.format or image.formats)]
     if not wanted:
         offered = ", ".join(f"{a} {f}" for a, f in pairs)

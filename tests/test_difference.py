@@ -46,9 +46,9 @@ def volume(**files):
 
 
 def disk(content, *, seed="x"):
-    part = gpt.Partition("root", ids.guid("type", "t"), ids.guid(seed, "root"), 1 << 20, 1 << 20)
-    table = gpt.table(4 << 20, [part], guid=ids.guid("disk", "d"))
-    return b"".join(laid(4 << 20, [*table, Piece(1 << 20, content.ljust(1 << 20, b"\0"))]).chunks())
+    part = gpt.Partition("root", ids.guid("type", "t"), ids.guid(seed, "root"), 1 << 20, len(content))
+    table = gpt.table(8 << 20, [part], guid=ids.guid("disk", "d"))
+    return b"".join(laid(8 << 20, [*table, Piece(1 << 20, content)]).chunks())
 
 
 def superblock(at, magic, where, value, *, size=70000):
@@ -84,8 +84,11 @@ ROWS = (
     (initrd(tree(_run=directory(0o700))), initrd(TREE), "it: archive: /run: mode: "),
     (uki(cmdline=b"a b", linux=program()), uki(cmdline=b"a c", linux=program()), "section .cmdline: a b against a c"),
     (volume(), patched(volume(), 39, b"\x99"), "it: serial number: 0x01000000 against 0x99000000"),
-    (disk(b"1" * 99), disk(b"2" * 99), "it: partition 1 (root): '1111111111111111' against '2222222222222222' at byte"),
-    (disk(b""), disk(b"", seed="y"), "it: partition 1: guid: "),
+    (volume(), volume(**{"EFI/B": b"b"}), "it: /EFI/B is only in the other"),
+    (volume(b=b"1"), volume(b=b"2"), "it: /b: 1 against 2"),
+    (disk(volume(b=b"1")), disk(volume(b=b"2")), "it: partition 1 (root): /b: 1 against 2"),
+    (disk(b"1" * 512), disk(b"2" * 512), "it: partition 1 (root): '1111111111111111' against '222"),
+    (disk(bytes(512)), disk(bytes(512), seed="y"), "it: partition 1: guid: "),
     (superblock(0, b"hsqs", 8, 1), superblock(0, b"hsqs", 8, 2), "it: time: 0x01000000 against 0x02000000"),
     (superblock(1080, b"\x53\xef", 1288, 1), superblock(1080, b"\x53\xef", 1288, 2), "it: time of creation: "),
     (superblock(1024, b"\xe2\xe1\xf5\xe0", 1072, 1), superblock(1024, b"\xe2\xe1\xf5\xe0", 1072, 2), "it: UUID: 0x01"),

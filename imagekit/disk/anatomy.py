@@ -10,10 +10,10 @@ import struct
 import tarfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from imagekit.disk import fat, gpt, mbr, pe
-from imagekit.disk.sparse import Piece, laid
+from imagekit.disk import fatfiles, gpt, isoread, mbr, pe
+from imagekit.disk.sparse import Piece, Sparse, laid
 from imagekit.errors import Problem
 
 MOST = 1 << 30  # bytes that something compressed may have
@@ -146,10 +146,23 @@ def _mbr(data: bytes) -> Parts:
 def _fat(data: bytes) -> Parts:
     at = 67 if data[82:85] == b"FAT" else 39  # fatgen103, "Boot Sector and BPB"
     yield from _cut(data, {"serial number": (at, 4), "label": (at + 4, 11), "name of the system": (3, 8)})
-    read = getattr(fat, "read", None)
-    if read:
+    yield from _files(data, fatfiles.read)
+
+
+def _iso(data: bytes) -> Parts:
+    """ECMA-119, section 8.4, "Primary Volume Descriptor"."""
+    yield from _cut(data, {"time of creation": (32768 + 813, 17), "time of change": (32768 + 830, 17),
+                           "label": (32768 + 40, 32), "publisher and preparer": (32768 + 318, 256)})  # fmt: skip
+    yield from _files(data, lambda disk: isoread.read(disk).files)
+
+
+def _files(data: bytes, read: Callable[[Sparse], Mapping[str, Any]]) -> Parts:
+    """The files of a volume, if it is whole enough to have any."""
+    try:
         for name, file in read(laid(len(data), [Piece(0, data)])).items():
             yield f"/{name}", file.read()
+    except Problem:
+        return
 
 
 def _cut(data: bytes, fields: Mapping[str, tuple[int, int]]) -> Parts:
@@ -186,9 +199,7 @@ KINDS = (
     _fields("ext4", 1024 + 56, b"\x53\xef", {
         "time of creation": (1024 + 264, 4), "time of last write": (1024 + 48, 4), "time of last check": (1024 + 64, 4),
         "UUID": (1024 + 104, 16), "label": (1024 + 120, 16), "hash seed": (1024 + 236, 16)}),
-    _fields("ISO 9660", 32769, b"CD001", {
-        "time of creation": (32768 + 813, 17), "time of change": (32768 + 830, 17), "label": (32768 + 40, 32),
-        "publisher and preparer": (32768 + 318, 256)}),
+    Kind("ISO 9660", _magic(32769, b"CD001"), _iso),
     _fields("qcow2", 0, b"QFI\xfb", {"version": (4, 4), "size": (24, 8), "features": (72, 24)}),
     _fields("VHD", 0, b"conectix", {"time": (24, 4), "creator": (28, 12), "id": (68, 16), "checksum": (64, 4)}),
     _fields("VHDX", 0, b"vhdxfile", {"creator": (8, 512), "ids": (65536 + 16, 48)}),
