@@ -182,12 +182,12 @@ def attach(asked: "Namespace") -> int:
 
 
 def inspect(asked: "Namespace") -> int:
-    """Show what an image consists of: its packages, sizes and digests; with --tree every path."""
-    from imagekit import artifact, build
+    """Show what lies in an image: of a definition its packages, of a file its partitions, files and boot entries."""
+    from imagekit import build, inspection
 
     for path in asked.path:
         if path.suffix != ".py" and not path.is_dir():
-            print("\n".join(_described(artifact.load(path))))
+            inspection.show(path, key=lambda: _key(asked)[0], as_json=asked.json, put=print)
             continue
         for file, found in _definitions([path]):
             for arch in asked.arch or found.arches:
@@ -195,7 +195,7 @@ def inspect(asked: "Namespace") -> int:
                                   store=_store(), say=_say)  # fmt: skip
                 _quiet()
                 print(f"{found.name} {found.version} {arch}: {len(tree)} paths, {_size(tree.size)}, tree {tree.digest}")
-                print("\n".join(_listed(tree) if asked.tree else _sizes(tree)))
+                print("\n".join(inspection.listed(tree) if asked.tree else inspection.sizes(tree)))
     return 0
 
 
@@ -299,46 +299,10 @@ def _lock_is_behind(path: "Path", image: "Image") -> bool:
     return False
 
 
-def _described(made: "Artifact") -> "Iterator[str]":
-    facts = made.manifest
-    yield f"{made.name} {facts['version']} {made.arch} {made.format}: {_size(made.size)} (signature not checked here)"
-    for part in made.parts:
-        yield f"  {part.role:8} {_size(part.size):>12}  {part.sha256}  {part.file}"
-    for name in ("tree", "definition", "lock"):
-        yield f"  {name:8} {'':12}  {facts[name]}"
-    for package in facts["packages"]:
-        version = f"{package['version']} {package['architecture']}"
-        yield f"  package  {_size(package['size']):>12}  {package['name']} {version}"
-
-
-def _listed(tree: "object") -> "Iterator[str]":
-    from stat import filemode
-
-    from imagekit.disk.cpio import TYPES
-    from imagekit.tree import Tree
-
-    assert isinstance(tree, Tree)
-    for path in tree.paths:
-        entry = tree[path]
-        target = f" -> {entry.target}" if entry.target else ""
-        mode = filemode(TYPES[entry.kind] | entry.mode)
-        yield f"{mode} {entry.uid:5} {entry.gid:5} {entry.size:10}  {path}{target}  [{entry.owner}]"
-    yield from _sizes(tree)
-
-
-def _sizes(tree: "object") -> "Iterator[str]":
-    from imagekit.tree import Tree
-
-    assert isinstance(tree, Tree)
-    for owner, size in tree.sizes().items():
-        yield f"  {_size(size):>12}  {owner}"
-
-
 def _size(size: int) -> str:
-    for unit, factor in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
-        if size >= factor:
-            return f"{size / factor:.1f} {unit}"
-    return f"{size} B"
+    from imagekit import inspection
+
+    return inspection.size(size)
 
 
 def _store() -> "Store":

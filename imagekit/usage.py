@@ -124,9 +124,11 @@ def _define_attach(verb: argparse.ArgumentParser) -> None:
 
 
 def _define_inspect(verb: argparse.ArgumentParser) -> None:
-    _paths(verb, "definitions, folders of them, or artifacts")
+    _paths(verb, "definitions, folders of them, artifacts, or any image file, whoever made it")
     _arches(verb)
-    verb.add_argument("--tree", action="store_true", help="list every path")
+    verb.add_argument("--tree", action="store_true", help="list every path of a definition's images")
+    verb.add_argument("--json", action="store_true", help="what lies in a file, for programs")
+    _key_option(verb, "key whose signature a file should have")
 
 
 def _define_verify(verb: argparse.ArgumentParser) -> None:

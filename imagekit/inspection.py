@@ -1,0 +1,95 @@
+"""Inspection: what lies in an artifact, in an image file that may be anybody's, and in a tree, as lines and as JSON."""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from stat import S_ISREG, filemode
+from typing import Any
+
+from imagekit import artifact
+from imagekit.artifact import MANIFEST_SUFFIX, SIGNATURE_SUFFIX, Artifact
+from imagekit.disk import outline
+from imagekit.disk.cpio import TYPES
+from imagekit.disk.sparse import of_file
+from imagekit.errors import Problem
+from imagekit.key import Key
+from imagekit.tree import Tree
+
+
+def show(path: Path, *, key: Callable[[], Key], as_json: bool, put: Callable[[str], Any]) -> None:
+    """Tell what an artifact's manifest says, or what lies in a file; raises Problem when that cannot be read."""
+    if path.name.endswith((MANIFEST_SUFFIX, MANIFEST_SUFFIX + SIGNATURE_SUFFIX)):
+        for line in described(artifact.load(path)):
+            put(line)
+        return
+    found = outline.outline(of_file(os.fspath(path), _size_of(path)), path.name)
+    signature = signed(path, key)
+    if as_json:
+        import json
+
+        put(json.dumps({"signature": signature, **found.json()}, indent=1))
+        return
+    for line in found.lines():
+        put(line)
+    put(f"signature: {signature}")
+
+
+def signed(path: Path, key: Callable[[], Key]) -> str:
+    """In words whether a file is part of an artifact that the key signed."""
+    try:
+        made = artifact.load(path)
+    except Problem as problem:
+        return f"none: {problem.message}"
+    try:
+        own = key()
+        made.verify(own)
+    except Problem as problem:
+        return f"not accepted: {problem.message}"
+    return f"good, by {own.id}: {made.name} {made.manifest['version']} {made.arch} {made.format}"
+
+
+def described(made: Artifact) -> Iterator[str]:
+    """What a manifest says."""
+    facts = made.manifest
+    yield f"{made.name} {facts['version']} {made.arch} {made.format}: {size(made.size)} (signature not checked here)"
+    for part in made.parts:
+        yield f"  {part.role:8} {size(part.size):>12}  {part.sha256}  {part.file}"
+    for name in ("tree", "definition", "lock"):
+        yield f"  {name:8} {'':12}  {facts[name]}"
+    for package in facts["packages"]:
+        version = f"{package['version']} {package['architecture']}"
+        yield f"  package  {size(package['size']):>12}  {package['name']} {version}"
+
+
+def listed(tree: Tree) -> Iterator[str]:
+    """Every path of a tree, then its sizes."""
+    for path in tree.paths:
+        entry = tree[path]
+        target = f" -> {entry.target}" if entry.target else ""
+        mode = filemode(TYPES[entry.kind] | entry.mode)
+        yield f"{mode} {entry.uid:5} {entry.gid:5} {entry.size:10}  {path}{target}  [{entry.owner}]"
+    yield from sizes(tree)
+
+
+def sizes(tree: Tree) -> Iterator[str]:
+    """What each owner brings."""
+    for owner, taken in tree.sizes().items():
+        yield f"  {size(taken):>12}  {owner}"
+
+
+def size(number: int) -> str:
+    """Bytes, for people."""
+    for unit, factor in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
+        if number >= factor:
+            return f"{number / factor:.1f} {unit}"
+    return f"{number} B"
+
+
+def _size_of(path: Path) -> int:
+    try:
+        found = path.stat()
+    except OSError as error:
+        raise Problem(f"cannot read {path}: {error.strerror}") from error
+    if not S_ISREG(found.st_mode):
+        raise Problem(f"{path} is no file", "name an image file, a manifest or a definition")
+    return found.st_size
