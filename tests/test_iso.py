@@ -146,6 +146,25 @@ def test_a_stick_shows_its_partitions_and_starts_from_the_core(job):
     assert (found.label, made.size % (1 << 20)) == ("TOY_IMAGE", 0)
 
 
+def test_sfdisk_finds_no_fault_with_a_stick(job, tmp_path):
+    made = disc.disk(TREE, job=job, firmware=("bios", "uefi"))
+    (tmp_path / "stick").write_bytes(bytes_of(made))
+    tools = toolbox.tools("sfdisk", mode="tree", store=open_store())
+
+    def sfdisk(flag):
+        argv = tools.argv("sfdisk", flag, tmp_path / "stick")
+        return subprocess.run(argv, check=True, capture_output=True, text=True, env=tools.env, timeout=60).stdout
+
+    assert "No errors detected" in sfdisk("--verify")
+    efi = isoread.read(made).files["efi.img"]
+    found = re.findall(r"start= *(\d+), size= *(\d+), type=(\w+)(, bootable)?", sfdisk("--dump"))
+    behind = (efi.offset + efi.size) // 512
+    assert found == [
+        (str(efi.offset // 512), str(efi.size // 512), "ef", ""),
+        (str(behind), str(made.size // 512 - behind), "da", ", bootable"),
+    ]
+
+
 @pytest.mark.parametrize("firmware", [("bios",), ("uefi",), ("bios", "uefi")])
 def test_what_is_started_is_found_as_firmware_finds_it(firmware, job):
     found = loader.find(disc.disk(TREE, job=job, firmware=firmware), arch="x86_64")
