@@ -4,7 +4,8 @@ What makes a disk gives one, what writes it down (raw, qcow2, VHD, ...) takes on
 are ever made, kept or compressed for the sake of a disk's size.
 """
 
-from collections.abc import Iterable, Iterator
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -16,11 +17,24 @@ SECTOR = 512
 ZEROS = bytes(CHUNK)
 
 
+class Packed(NamedTuple):
+    """Bytes that lie compressed in a file, a few dozen KiB of them: they are unpacked anew whenever they are read."""
+
+    where: Slice
+    size: int  # bytes when unpacked, from `skip` on
+    unpack: Callable[[bytes], bytes]
+    skip: int = 0
+
+    def read(self) -> bytes:
+        """The bytes, unpacked."""
+        return self.unpack(self.where.read())[self.skip : self.skip + self.size]
+
+
 class Piece(NamedTuple):
     """Bytes at an offset of a disk: in memory, or in a file."""
 
     offset: int
-    content: bytes | Slice
+    content: bytes | Slice | Packed
 
     @property
     def size(self) -> int:
@@ -34,9 +48,8 @@ class Piece(NamedTuple):
 
     def read(self, at: int, size: int) -> bytes:
         """`size` bytes from `at` on, counted from its beginning; raises RigProblem when the file has lost them."""
-        if isinstance(self.content, bytes):
-            return self.content[at : at + size]
-        return Slice(self.content.path, self.content.offset + at, size).read()
+        found = _cut(self, at, size)
+        return found if isinstance(found, bytes) else found.read()
 
 
 @dataclass(frozen=True)
@@ -65,24 +78,31 @@ class Sparse:
 
         size: at most CHUNK.
         """
-        ahead = 0
-        for offset in range(0, self.size, size):
-            end = min(offset + size, self.size)
-            while ahead < len(self.pieces) and self.pieces[ahead].end <= offset:
-                ahead += 1
-            if ahead == len(self.pieces) or self.pieces[ahead].offset >= end:
-                yield offset, None
-                continue
-            data = self.read(offset, end - offset)
-            yield offset, data if data.count(0) != len(data) else None
+        at = 0
+        for offset, data in self.filled(size):
+            yield from ((hole, None) for hole in range(at, offset, size))
+            yield offset, data
+            at = offset + size
+        yield from ((hole, None) for hole in range(at, self.size, size))
+
+    def filled(self, size: int) -> Iterator[tuple[int, bytes]]:
+        """Those (offset, bytes) of every `size` bytes that are not all zeros; where no piece is costs no time."""
+        at = 0  # all before it was given out
+        for piece in self.pieces:
+            for offset in range(max(piece.offset // size * size, at), piece.end, size):
+                at = offset + size
+                data = self.read(offset, size)
+                if not is_zeros(data):
+                    yield offset, data
 
     def read(self, offset: int, size: int) -> bytes:
         """`size` bytes from `offset` on; fewer where the disk ends."""
         end = min(offset + size, self.size)
         parts, at = [], offset
-        for piece in self.pieces:  # few: a disk has a handful of partitions
-            if piece.end <= at or piece.offset >= end:
-                continue
+        for index in range(bisect_right(self.pieces, at, key=_end), len(self.pieces)):
+            piece = self.pieces[index]
+            if piece.offset >= end:
+                break
             parts.append(bytes(max(piece.offset - at, 0)))
             at = max(piece.offset, at)
             stop = min(piece.end, end)
@@ -105,10 +125,23 @@ def of_file(path: str, size: int) -> Sparse:
     return laid(size, [Piece(0, Slice(path, 0, size))])
 
 
-def _cut(piece: Piece, at: int, size: int) -> bytes | Slice:
-    if isinstance(piece.content, bytes):
-        return piece.content[at : at + size]
-    return Slice(piece.content.path, piece.content.offset + at, size)
+def is_zeros(data: bytes) -> bool:
+    """Whether there is no other byte in it; ends at the first, and compares faster than anything counts."""
+    parts = (data[at : at + CHUNK] for at in range(0, len(data), CHUNK))
+    return all(part == ZEROS[: len(part)] for part in parts)
+
+
+def _end(piece: Piece) -> int:
+    return piece.end
+
+
+def _cut(piece: Piece, at: int, size: int) -> bytes | Slice | Packed:
+    content = piece.content
+    if isinstance(content, bytes):
+        return content[at : at + size]
+    if isinstance(content, Packed):
+        return content._replace(skip=content.skip + at, size=size)
+    return Slice(content.path, content.offset + at, size)
 
 
 def laid(size: int, pieces: Iterable[Piece]) -> Sparse:
