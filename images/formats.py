@@ -3,6 +3,7 @@
 import pytest
 
 from imagekit import Image, Layout, Service, Text
+from imagekit.checks.oracles import complaints
 from imagekit.checks.standard import test_is_signed, test_rebuilds_identically  # noqa: F401 - collected
 
 image = Image(
@@ -13,9 +14,14 @@ image = Image(
     services=(Service("web", "/usr/bin/busybox httpd -f -p 80 -h /srv", ready="http:80/"),),
     formats=(
         "tar",
+        "oci",
+        "docker",
+        "tar_kernel_initrd",
         "kernel_initrd",
         "uki",
         "kernel_squashfs",
+        "kernel_erofs",
+        "kernel_ext4",
         "raw_efi",
         "raw_bios",
         "raw_hybrid",
@@ -30,3 +36,11 @@ image = Image(
 @pytest.mark.sample("raw_hybrid", "raw_efi")
 def test_answers(shipped):
     assert shipped.http.get("/").text == "written in every format\n"
+
+
+def test_independent_programs_find_nothing(artifact):
+    assert complaints(artifact) == []
+
+
+def test_runs_in_a_namespace(sandbox):
+    assert sandbox.run("/usr/bin/busybox cat /srv/index.html").check().text == "written in every format"
