@@ -61,6 +61,12 @@ def disk(tree: Tree, *, job: Job, firmware: tuple[str, ...], multiple: int = ALI
     return _laid(tree, size, placed, has_bios="bios" in firmware)
 
 
+def common(tree: Tree, *, job: Job, multiple: int = ALIGNMENT, least: int = 0) -> Sparse:
+    """The disk that all firmware of its architecture can start, for clouds and hypervisors, whose machines vary."""
+    firmware = ("bios", "uefi") if job.arch == "x86_64" else ("uefi",)
+    return disk(tree, job=job, firmware=firmware, multiple=multiple, least=least)
+
+
 def root(tree: Tree, *, job: Job) -> list[Part]:
     """The partitions of the root and of its changes, where they lie on the disk."""
     layout, seed = job.layout, tree.digest
