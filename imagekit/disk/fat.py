@@ -15,17 +15,18 @@ from imagekit.errors import Problem
 from imagekit.tree import Slice
 
 Content = bytes | Slice
-Folder = Mapping[str, Union[Content, "Folder"]]
 BOOT = struct.Struct("<3s8sHBHBHHBHHHII")
 TAIL_16, TAIL_32 = struct.Struct("<BBBI11s8s"), struct.Struct("<IHHIHH12sBBBI11s8s")
 INFO = struct.Struct("<I480sIII12sI")
 ENTRY = struct.Struct("<11sBBBHHHHHHHI")
 DATE = 0 << 9 | 1 << 5 | 1
+UNKNOWN = 0xFFFFFFFF  # which cluster is the next free one, where none is
 VOLUME, FOLDER, ARCHIVE = 0x08, 0x10, 0x20
 ROOT_ENTRIES = 512  # of FAT12 and FAT16
 LARGEST_FILE = (1 << 32) - 1
 LARGEST_FAT16 = 512 << 20  # bytes: beyond, its clusters waste more than FAT32's table takes
-MOST_PER_CLUSTER = 64  # sectors
+PER_CLUSTER = (8, 16, 32, 64, 4, 2, 1)  # sectors: GRUB walks them one by one, and more of them waste more
+LONGEST_FOLDER = 65536 * ENTRY.size  # bytes ("Directory Structure")
 LIMIT = 1 << 32  # sectors of a volume
 
 
@@ -60,6 +61,22 @@ class Geometry(NamedTuple):
     def data(self) -> int:
         """The offset of cluster 2 in bytes."""
         return (self.kind.reserved + 2 * self.table + self.kind.root) * SECTOR
+
+
+class Row(NamedTuple):
+    """One name of a folder."""
+
+    name: str
+    alias: bytes
+    long: bytes  # entries that stand before the alias's
+    inner: Union[Content, "Folder"]
+
+
+class Folder(NamedTuple):
+    """What a folder holds."""
+
+    rows: tuple[Row, ...]
+    size: int  # bytes of its entries, with those that it has of itself: one for the label, or `.` and `..`
 
 
 @dataclass
@@ -108,28 +125,36 @@ def volume(files: Mapping[str, Content], *, size: int = 0, label: str = "", seri
 def _tree(files: Mapping[str, Content]) -> Folder:
     """Paths as folders in folders, sorted; raises Problem for what FAT cannot hold."""
     tree: dict[str, object] = {}
-    for path, content in sorted(files.items()):
+    for path, content in sorted(files.items()):  # what a path lies below is seen before it
         if _size(content) > LARGEST_FILE:
             raise Problem(f"FAT cannot hold {path!a}: {_size(content)} bytes, and 4 GiB less one are the most")
         *folders, name = path.split("/")
+        if len(folders) > fatname.DEEPEST:
+            raise Problem(f"FAT cannot hold {path!a}: it is more than {fatname.DEEPEST} folders deep")
         here = tree
         for folder in folders:
             inner = here.setdefault(folder, {})
             if not isinstance(inner, dict):
-                raise Problem(f"{path!a} lies below a file")
+                raise Problem(f"FAT cannot hold {path!a}: it lies below a file")
             here = inner
-        if name in here:
-            raise Problem(f"{path!a} is both a file and a folder")
         here[name] = content
-    _check(tree, "")
-    return tree  # type: ignore[return-value]  # built as one
+    return _folder(tree, "")
 
 
-def _check(folder: Mapping[str, object], where: str) -> None:
-    fatname.check(folder, where=where)
-    for name, inner in folder.items():
+def _folder(found: Mapping[str, object], where: str) -> Folder:
+    fatname.check(found, where=where)
+    rows = []
+    for name, alias in fatname.aliases(found.keys()).items():
+        inner = found[name]
+        long = b"" if fatname.is_short(name, alias) else fatname.long_entries(name, alias)
         if isinstance(inner, dict):
-            _check(inner, f"{where}{name}/")
+            inner = _folder(inner, f"{where}{name}/")
+        assert isinstance(inner, bytes | Slice | Folder)
+        rows.append(Row(name, alias, long, inner))
+    size = ENTRY.size * (2 if where else 1) + sum(len(row.long) + ENTRY.size for row in rows)
+    if size > LONGEST_FOLDER:
+        raise Problem(f"FAT cannot hold so many names in the folder {where!a}", "put some into other folders")
+    return Folder(tuple(rows), size)
 
 
 def _size(content: Content) -> int:
@@ -137,31 +162,34 @@ def _size(content: Content) -> int:
 
 
 def _geometry(tree: Folder, size: int) -> Geometry:
-    if size % SECTOR or size // SECTOR >= LIMIT:
-        raise Problem(f"a FAT volume cannot have {size} bytes")
-    found = _smallest(tree) if not size else _of_size(size // SECTOR)
-    needed = _clusters(tree, found)
-    if needed > found.clusters:
-        least = _smallest(tree).sectors * SECTOR
+    if not size:
+        return _smallest(tree)
+    if size < 0 or size % SECTOR or size // SECTOR >= LIMIT:
+        raise Problem(f"a FAT volume cannot have {size} bytes", f"whole sectors, and less than {LIMIT * SECTOR}")
+    found = list(_of_size(size // SECTOR))
+    for geometry in found:
+        if _clusters(tree, geometry) <= geometry.clusters:
+            return geometry
+    least = _smallest(tree).sectors * SECTOR
+    if found or size < least:
         raise Problem(f"the files take a FAT volume of {least} bytes, and it has {size}", "make it larger")
-    return found
+    raise Problem(f"a FAT volume cannot have {size} bytes", f"these files take one of {least}")
 
 
 def _smallest(tree: Folder) -> Geometry:
-    """FAT16 of small clusters as long as it can be, for it is read by all firmware; else FAT32."""
-    per_cluster = 1
-    while per_cluster * SECTOR * KINDS[1].most <= LARGEST_FAT16:
-        needed = max(_clusters(tree, Geometry(KINDS[1], per_cluster, 0, 0, 0)), KINDS[1].least)
-        if needed <= KINDS[1].most:
-            return _with_clusters(KINDS[1], per_cluster, needed)
-        per_cluster *= 2
-    per_cluster = 8
-    while per_cluster <= MOST_PER_CLUSTER:
-        needed = max(_clusters(tree, Geometry(KINDS[2], per_cluster, 0, 0, 0)), KINDS[2].least)
-        if needed <= KINDS[2].most:
-            return _with_clusters(KINDS[2], per_cluster, needed)
-        per_cluster *= 2
+    """FAT16 as long as it can be, for it is read by all firmware; else FAT32."""
+    for kind in KINDS[1:]:
+        for per_cluster in PER_CLUSTER:
+            needed = _clusters(tree, Geometry(kind, per_cluster, 0, 0, 0))
+            is_small = kind.bits == 32 or per_cluster * SECTOR * needed <= LARGEST_FAT16
+            if needed <= kind.most and is_small and (needed >= kind.least or per_cluster == _least(kind)):
+                return _with_clusters(kind, per_cluster, max(needed, kind.least))
     raise Problem("the files are more than a FAT volume holds")
+
+
+def _least(kind: Kind) -> int:
+    """The smallest clusters that a kind gets: FAT32's table would be large with smaller ones."""
+    return 8 if kind.bits == 32 else 1
 
 
 def _with_clusters(kind: Kind, per_cluster: int, clusters: int) -> Geometry:
@@ -170,17 +198,14 @@ def _with_clusters(kind: Kind, per_cluster: int, clusters: int) -> Geometry:
     return Geometry(kind, per_cluster, table, clusters, sectors)
 
 
-def _of_size(sectors: int) -> Geometry:
-    """The kind and clusters that a volume of that size has; the smallest clusters whose number fits a kind."""
-    kinds = KINDS if sectors * SECTOR < LARGEST_FAT16 else KINDS[2:]
+def _of_size(sectors: int) -> Iterator[Geometry]:
+    """The kinds and clusters that a volume of that size can have, the best first."""
+    kinds = (KINDS[1], KINDS[0]) if sectors * SECTOR < LARGEST_FAT16 else (KINDS[2],)
     for kind in kinds:
-        per_cluster = 8 if kind.bits == 32 else 1
-        while per_cluster <= MOST_PER_CLUSTER:
-            clusters = _fitting(kind, per_cluster, sectors)
+        for per_cluster in PER_CLUSTER:
+            clusters = _fitting(kind, per_cluster, sectors) if per_cluster >= _least(kind) else 0
             if kind.least <= clusters <= kind.most:
-                return Geometry(kind, per_cluster, _table_sectors(kind, clusters), clusters, sectors)
-            per_cluster *= 2
-    raise Problem(f"a FAT volume cannot have {sectors * SECTOR} bytes")
+                yield Geometry(kind, per_cluster, _table_sectors(kind, clusters), clusters, sectors)
 
 
 def _fitting(kind: Kind, per_cluster: int, sectors: int) -> int:
@@ -198,53 +223,35 @@ def _table_sectors(kind: Kind, clusters: int) -> int:
 
 def _clusters(tree: Folder, geometry: Geometry) -> int:
     """How many clusters a tree takes; the root of FAT12 and FAT16 takes none."""
-    total = 0
-    for folder, depth in _folders(tree):
-        size = _folder_size(folder, is_root=depth == 0)
-        if depth == 0 and geometry.kind.root:
-            if size > ROOT_ENTRIES * ENTRY.size:
-                raise Problem("the root folder has more names than FAT16 has room for", "put some into a folder")
+    if not geometry.kind.root:
+        return sum(-(-size // geometry.cluster) for size in _sizes(tree))
+    if tree.size > ROOT_ENTRIES * ENTRY.size:
+        raise Problem(
+            f"the root folder has more names than FAT{geometry.kind.bits} has room for", "put some into a folder"
+        )
+    return sum(-(-size // geometry.cluster) for size in _sizes(tree)) - -(-tree.size // geometry.cluster)
+
+
+def _sizes(folder: Folder) -> Iterator[int]:
+    """Bytes of a folder, of its files and of all below it."""
+    yield folder.size
+    for row in folder.rows:
+        if isinstance(row.inner, Folder):
+            yield from _sizes(row.inner)
         else:
-            total += -(-size // geometry.cluster)
-        total += sum(-(-_size(item) // geometry.cluster) for item in folder.values() if isinstance(item, Content))
-    return total
-
-
-def _folders(tree: Folder, depth: int = 0) -> Iterator[tuple[Folder, int]]:
-    yield tree, depth
-    for inner in tree.values():
-        if isinstance(inner, Mapping):
-            yield from _folders(inner, depth + 1)
-
-
-def _folder_size(folder: Folder, *, is_root: bool) -> int:
-    """Bytes of a folder's entries; the root has one for the label, the others `.` and `..`."""
-    rows = 1 if is_root else 2
-    return ENTRY.size * rows + sum(len(long) + ENTRY.size for _, _, long in _named(folder))
-
-
-def _named(folder: Folder) -> list[tuple[str, bytes, bytes]]:
-    """(name, alias, long entries) of all that a folder holds."""
-    taken: set[bytes] = set()
-    found = []
-    for name in folder:
-        alias = fatname.short(name, taken)
-        taken.add(alias)
-        found.append((name, alias, b"" if fatname.is_short(name, alias) else fatname.long_entries(name, alias)))
-    return found
+            yield _size(row.inner)
 
 
 def _written(folder: Folder, chains: _Chains, label: str, *, parent: int = -1) -> bytes:
     """The entries of a folder, and all below it laid into chains; parent: the cluster above, -1 for the root."""
     is_root = parent < 0
     in_chain = not is_root or not chains.geometry.kind.root
-    own = chains.take(_folder_size(folder, is_root=is_root)) if in_chain else 0
+    own = chains.take(folder.size) if in_chain else 0
     rows = [_entry(_label(label), VOLUME)] if is_root and label else []
     if not is_root:
         rows = [_entry(b".".ljust(11), FOLDER, own), _entry(b"..".ljust(11), FOLDER, parent)]
-    for name, alias, long in _named(folder):
-        inner = folder[name]
-        if isinstance(inner, Mapping):
+    for _, alias, long, inner in folder.rows:
+        if isinstance(inner, Folder):
             first, kind, size = len(chains.table), FOLDER, 0
             _written(inner, chains, "", parent=0 if is_root else own)
         else:
@@ -290,5 +297,6 @@ def _head(geometry: Geometry, label: str, serial: int, start: int, root: int, us
     boot = (common + tail).ljust(510, b"\0") + b"\x55\xaa"
     if not is_32:
         return [Piece(0, boot)]
-    info = INFO.pack(0x41615252, bytes(480), 0x61417272, geometry.clusters + 2 - used, used, bytes(12), 0xAA550000)
+    free = geometry.clusters + 2 - used
+    info = INFO.pack(0x41615252, bytes(480), 0x61417272, free, used if free else UNKNOWN, bytes(12), 0xAA550000)
     return [Piece(0, boot), Piece(SECTOR, info), Piece(6 * SECTOR, boot), Piece(7 * SECTOR, info)]

@@ -4,7 +4,8 @@ Source: Microsoft, "FAT32 File System Specification" 1.03. Writing is fat.py's.
 """
 
 import struct
-from collections.abc import Iterator
+from array import array
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -13,11 +14,14 @@ from imagekit.disk.sparse import Sparse
 from imagekit.errors import Problem
 
 BOOT, BOOT_32 = struct.Struct("<3x8xHBHBHHxHHHII"), struct.Struct("<IHHI")
-ENTRY = struct.Struct("<11sB8xH4xHI")
+ENTRY = struct.Struct("<11sBB7xH4xHI")
 FREE, DELETED, KANJI = 0x00, 0xE5, 0x05
 VOLUME, FOLDER = 0x08, 0x10
-MOST_CLUSTERS = 16 << 20
-MOST_FILES, DEEPEST, LONGEST_FOLDER = 65536, 32, 2 << 20
+SMALL_STEM, SMALL_EXTENSION = 0x08, 0x10  # of the byte that Windows NT took for it
+MOST_CLUSTERS = 4 << 20  # more than a card of 64 GB has
+MOST_NAMES, LONGEST_FOLDER = 65536, 2 << 20
+LARGEST_READ = 1 << 30  # bytes of a file that are taken into memory
+CHUNK = 1 << 20
 
 
 class Volume(NamedTuple):
@@ -41,22 +45,35 @@ class File:
 
     size: int  # bytes
     _volume: Volume = field(repr=False)
-    _chain: tuple[int, ...] = field(repr=False)
+    _chain: Sequence[int] = field(repr=False)
 
     def read(self) -> bytes:
-        """All its bytes."""
-        return b"".join(_runs(self._volume, self._chain))[: self.size]
+        """All its bytes; raises Problem for more than a gibibyte."""
+        if self.size > LARGEST_READ:
+            raise Problem(f"a file of the FAT volume has {self.size} bytes, too many to be read at once")
+        return b"".join(self.chunks())
+
+    def chunks(self) -> Iterator[bytes]:
+        """All its bytes in order, a few clusters at a time."""
+        left = self.size
+        for chunk in _runs(self._volume, self._chain):
+            yield chunk[:left]
+            left -= len(chunk)
 
 
 def read(disk: Sparse) -> dict[str, File]:
     """The files by their paths, "EFI/BOOT/BOOTX64.EFI"; raises Problem for what is no FAT volume, or a damaged one."""
     volume = head(disk)
-    found: dict[str, File] = {}
     taken = bytearray(volume.clusters + 2)
-    for path, file in _below(volume, _root(volume, taken), "", taken, 0):
-        if len(found) >= MOST_FILES or path in found:
-            raise Problem(f"the FAT volume has {path!a} twice, or more than {MOST_FILES} files")
-        found[path] = file
+    found, seen = dict[str, File](), set[str]()
+    for path, file in _below(volume, _root(volume, taken), "", taken):
+        if (folded := fatname.folded(path)) in seen:  # of two, each reader would take another one
+            raise Problem(f"the FAT volume has {path!a} twice: it does not tell case")
+        seen.add(folded)
+        if len(seen) > MOST_NAMES:
+            raise Problem(f"the FAT volume has more than {MOST_NAMES} files and folders")
+        if file:
+            found[path] = file
     return found
 
 
@@ -70,13 +87,14 @@ def head(disk: Sparse) -> Volume:
     sectors, table = small or large, table_16 or table_32
     if size not in (512, 1024, 2048, 4096) or per_cluster not in (1, 2, 4, 8, 16, 32, 64, 128):
         raise Problem("this is no FAT volume: its sectors or clusters have no size that FAT knows")
+    is_32 = not entries and not table_16
     if not reserved or tables not in (1, 2) or not table or sectors * size > disk.size:
         raise Problem("the FAT volume is damaged, or cut: its tables do not fit it")
     root = (reserved + tables * table) * size
     data = root + -(-entries * 32 // size) * size
     clusters = (sectors * size - data) // (per_cluster * size)
     bits = 12 if clusters < 4085 else 16 if clusters < 65525 else 32
-    if not 0 < clusters <= MOST_CLUSTERS or table * size * 8 < (clusters + 2) * bits or (bits == 32) == bool(entries):
+    if not 0 < clusters <= MOST_CLUSTERS or table * size * 8 < (clusters + 2) * bits or (bits == 32) != is_32:
         raise Problem(f"the FAT volume is damaged: it has {clusters} clusters and a table for others")
     packed = disk.read(reserved * size, ((clusters + 2) * bits + 7) // 8)
     named = 71 if bits == 32 else 43
@@ -94,19 +112,26 @@ def _root(volume: Volume, taken: bytearray) -> bytes:
 
 
 def _folder(volume: Volume, first: int, taken: bytearray) -> bytes:
-    chain = _chain(volume, first, taken, LONGEST_FOLDER // volume.cluster + 1)
+    most = LONGEST_FOLDER // volume.cluster
+    chain = _chain(volume, first, taken, most + 1)
+    if not 0 < len(chain) <= most:
+        raise Problem("the FAT volume is damaged: a folder of it has no end, or none at all")
     return b"".join(_runs(volume, chain))
 
 
-def _below(volume: Volume, data: bytes, where: str, taken: bytearray, depth: int) -> Iterator[tuple[str, File]]:
-    if depth > DEEPEST:
-        raise Problem(f"the FAT volume has folders more than {DEEPEST} deep")
+def _below(
+    volume: Volume, data: bytes, where: str, taken: bytearray, depth: int = 0
+) -> Iterator[tuple[str, File | None]]:
+    """All that a folder holds with what is below it; None for a folder."""
+    if depth > fatname.DEEPEST:
+        raise Problem(f"the FAT volume has folders more than {fatname.DEEPEST} deep")
     for name, kind, first, size in _entries(data):
         if kind & FOLDER:
+            yield where + name, None
             yield from _below(volume, _folder(volume, first, taken), f"{where}{name}/", taken, depth + 1)
         else:
             count = -(-size // volume.cluster)
-            chain = _chain(volume, first, taken, count) if count else ()
+            chain = _chain(volume, first, taken, count)
             if len(chain) != count:
                 raise Problem(f"the FAT volume is damaged: {where + name!a} has {size} bytes and fewer clusters")
             yield where + name, File(size, volume, chain)
@@ -119,17 +144,17 @@ def _entries(data: bytes) -> Iterator[tuple[str, int, int, int]]:
         row = data[at : at + 32]
         if row[0] == FREE:
             return
-        alias, kind, high, low, size = ENTRY.unpack(row)
+        alias, kind, small, high, low, size = ENTRY.unpack(row)
         if row[0] != DELETED and kind & 0x3F == fatname.ATTRIBUTE_LONG:
             parts.append((row[0], row[13], row[1:11] + row[14:26] + row[28:32]))
             continue
         if row[0] != DELETED and not kind & VOLUME and alias.rstrip() not in (b".", b".."):
-            yield _name(alias, parts), kind, high << 16 | low, size
+            yield _name(alias, small, parts), kind, high << 16 | low, size
         parts = []
 
 
-def _name(alias: bytes, parts: list[tuple[int, int, bytes]]) -> str:
-    """The long name, if it is whole and belongs to the alias; else the alias."""
+def _name(alias: bytes, small: int, parts: list[tuple[int, int, bytes]]) -> str:
+    """The long name, if it is whole and belongs to the alias; else the alias, in small letters where it says so."""
     numbers = [number & ~fatname.LAST for number, _, _ in parts]
     is_whole = numbers == list(range(len(parts), 0, -1)) and parts and parts[0][0] & fatname.LAST
     if is_whole and {total for _, total, _ in parts} == {fatname.checksum(alias)}:
@@ -138,25 +163,24 @@ def _name(alias: bytes, parts: list[tuple[int, int, bytes]]) -> str:
     else:
         first = bytes([DELETED]) if alias[0] == KANJI else alias[:1]
         stem, end = ((part.decode("latin-1").rstrip()) for part in (first + alias[1:8], alias[8:]))
+        stem = stem.lower() if small & SMALL_STEM else stem
+        end = end.lower() if small & SMALL_EXTENSION else end
         name = f"{stem}.{end}" if end else stem
     if not name or "/" in name or name in (".", ".."):
         raise Problem(f"the FAT volume has a file of the name {name!a}")
     return name
 
 
-def _chain(volume: Volume, first: int, taken: bytearray, most: int) -> tuple[int, ...]:
+def _chain(volume: Volume, first: int, taken: bytearray, most: int) -> Sequence[int]:
     """The clusters of a chain, at most so many; none may belong to another one."""
-    chain: list[int] = []
-    cluster = first
-    while len(chain) < most:
-        if not 2 <= cluster < volume.clusters + 2:
-            break
+    chain, cluster = array("I"), first
+    while len(chain) < most and 2 <= cluster < volume.clusters + 2:
         if taken[cluster]:
             raise Problem(f"the FAT volume is damaged: two chains share cluster {cluster}")
         taken[cluster] = 1
         chain.append(cluster)
         cluster = _next(volume, cluster)
-    return tuple(chain)
+    return chain
 
 
 def _next(volume: Volume, cluster: int) -> int:
@@ -169,12 +193,12 @@ def _next(volume: Volume, cluster: int) -> int:
     return number >> 4 if cluster & 1 else number & 0xFFF
 
 
-def _runs(volume: Volume, chain: tuple[int, ...]) -> Iterator[bytes]:
-    """The bytes of a chain, neighbours together."""
-    at = 0
+def _runs(volume: Volume, chain: Sequence[int]) -> Iterator[bytes]:
+    """The bytes of a chain, neighbours together as far as a chunk goes."""
+    at, most = 0, max(CHUNK // volume.cluster, 1)
     while at < len(chain):
         end = at + 1
-        while end < len(chain) and chain[end] == chain[end - 1] + 1:
+        while end < len(chain) and end - at < most and chain[end] == chain[end - 1] + 1:
             end += 1
         yield volume.disk.read(volume.data + (chain[at] - 2) * volume.cluster, (end - at) * volume.cluster)
         at = end

@@ -5,17 +5,19 @@ Source: Microsoft, "FAT32 File System Specification" 1.03 (sections on short and
 
 import re
 import struct
-from collections.abc import Collection, Iterable
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
 
 from imagekit.errors import Problem
 
 LONGEST = 255  # UTF-16 code units
 FORBIDDEN = re.compile(r'[\x00-\x1f\x7f"*/:<>?\\|]')
-DEVICES = re.compile(r"(?:CON|PRN|AUX|NUL|COM[1-9]|LPT[1-9])(?:\.|\Z)", re.IGNORECASE)
+DEVICES = re.compile(r"(?:CON|PRN|AUX|NUL|CLOCK\$|COM[1-9]|LPT[1-9]) *(?:\.|\Z)", re.IGNORECASE)
 NOT_SHORT = re.compile(r"[^A-Z0-9$%'_@~`!(){}^#&-]")
 LONG = struct.Struct("<B10sBBB12sH4s")
 ATTRIBUTE_LONG, LAST = 0x0F, 0x40
 UNITS = 13  # of a name, per entry
+DEEPEST = 32  # folders in folders: no path of 260 letters, the longest that DOS had, has many more
 
 
 def check(names: Iterable[str], *, where: str) -> None:
@@ -25,12 +27,19 @@ def check(names: Iterable[str], *, where: str) -> None:
         path = f"{where}{name}"
         if fault := _fault(name):
             raise Problem(f"FAT cannot hold {path!a}: {fault}", "give the file another name")
-        other = seen.setdefault(name.upper(), name)
+        other = seen.setdefault(folded(name), name)
         if other != name:
             raise Problem(f"FAT cannot hold both {path!a} and {where + other!a}: it does not tell case", "rename one")
 
 
+def folded(name: str) -> str:
+    """A name in capitals, letter by letter: names that are one name to FAT are the same then."""
+    return "".join(upper if len(upper := letter.upper()) == 1 else letter for letter in name)
+
+
 def _fault(name: str) -> str:
+    if not name:
+        return "a name in it is empty"
     try:
         units = len(name.encode("utf-16-le")) // 2
     except UnicodeEncodeError:
@@ -41,25 +50,42 @@ def _fault(name: str) -> str:
         return f"its name has the character {found[0]!a}"
     if DEVICES.match(name):
         return "its name is that of a DOS device"
-    if not name.strip(". ") or name[-1] in ". ":
-        return "its name ends with a dot or a space"
+    if name[-1] in ". " or name[0] == " ":  # readers ignore them
+        return "its name ends with a dot or a space, or begins with a space"
     return ""
 
 
-def short(name: str, taken: Collection[bytes]) -> bytes:
-    """The 11 bytes of a name's alias, which none of `taken` is."""
-    stem, _, extension = name.upper().lstrip(".").rpartition(".") if "." in name.lstrip(".") else (name.upper(), "", "")
-    stem, clean = stem.lstrip("."), NOT_SHORT.sub("_", extension)[:3]
-    basis = NOT_SHORT.sub("_", stem.replace(" ", "").replace(".", ""))
-    fits = (basis, clean) == (stem, extension) and len(basis) <= 8 and not name.startswith(".")
-    if fits and (plain := _padded(basis, clean)) not in taken:
-        return plain
-    for number in range(1, 1_000_000):
-        tail = f"~{number}"
-        found = _padded(basis[: 8 - len(tail)] + tail, clean)
+def aliases(names: Collection[str]) -> Mapping[str, bytes]:
+    """The 11 bytes by which each name of a folder is found too, no two the same.
+
+    Names that are their own alias come first: else "foo bar", as FOOBAR~1, could be found in place of "foobar~1".
+    """
+    plain = {name: alias for name in names if (alias := _plain(name))}
+    taken, counts = set(plain.values()), Counter[tuple[str, str]]()
+    return {name: plain.get(name) or _numbered(name, taken, counts) for name in names}
+
+
+def _plain(name: str) -> bytes:
+    """The name itself as an alias; b"" for one that is not of that form."""
+    stem, dot, extension = folded(name).partition(".")
+    is_plain = 0 < len(stem) <= 8 and len(extension) <= 3 and bool(dot) == bool(extension)
+    return b"" if not is_plain or NOT_SHORT.search(stem + extension) else _padded(stem, extension)
+
+
+def _numbered(name: str, taken: set[bytes], counts: Counter[tuple[str, str]]) -> bytes:
+    """The next free alias with a number ("The Basis-Name Generation Algorithm"); `counts` tells where to go on."""
+    stem, _, extension = folded(name).lstrip(".").rpartition(".")
+    if not stem:
+        stem, extension = extension, ""
+    basis = NOT_SHORT.sub("_", stem.replace(" ", "").replace(".", ""))[:8]
+    extension = NOT_SHORT.sub("_", extension.replace(" ", ""))[:3]
+    while True:
+        counts[basis, extension] += 1
+        tail = f"~{counts[basis, extension]}"
+        found = _padded(basis[: 8 - len(tail)] + tail, extension)
         if found not in taken:
+            taken.add(found)
             return found
-    raise Problem(f"a folder has too many names like {name!a} for FAT")
 
 
 def is_short(name: str, alias: bytes) -> bool:
