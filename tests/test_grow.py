@@ -75,7 +75,7 @@ def backup(path: Path) -> tuple[gpt.Partition, ...]:
     fields = (1, header[5], *header[7:10], 2, *header[11:])
     blank = gpt.HEADER.pack(*header[:3], 0, 0, *fields)
     head = gpt.HEADER.pack(*header[:3], gpt.crc32(blank), 0, *fields).ljust(512, b"\0")
-    return gpt.read(laid(disk.size, [Piece(512, head + tail[:-512])]))
+    return gpt.read(laid(disk.size, [Piece(0, disk.read(0, 512) + head + tail[:-512])]))
 
 
 def test_it_grows_again_and_again_and_nothing_happens_in_between(tmp_path: Path) -> None:

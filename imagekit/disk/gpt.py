@@ -6,6 +6,7 @@ from typing import NamedTuple
 from uuid import UUID
 from zlib import crc32
 
+from imagekit.disk import mbr
 from imagekit.disk.mbr import BEYOND, BOOT_CODE, ENTRIES, ENTRY, PROTECTIVE, SIGNATURE
 from imagekit.disk.sparse import SECTOR, Piece, Sparse
 from imagekit.errors import Problem
@@ -63,6 +64,8 @@ def read(disk: Sparse) -> tuple[Partition, ...]:
     The copy at the end is for repair tools: firmware and kernels start from a disk whose first table is whole, so a
     damaged one is a Problem, as is every entry that overlaps another or leaves the disk.
     """
+    if all(entry.type != PROTECTIVE for entry in mbr.read(disk)):  # 5.2.3: without it, it is an MBR disk
+        raise Problem("the disk has no GPT: its MBR does not protect one")
     found = HEADER.unpack(disk.read(SECTOR, SECTOR).ljust(SECTOR, b"\0")[: HEADER.size])
     magic, revision, length, checksum, _, own, _, first, last, _, at, count, entry_size, array_crc = found
     if magic != MAGIC:
@@ -75,6 +78,8 @@ def read(disk: Sparse) -> tuple[Partition, ...]:
         raise Problem("the header of the GPT does not match its checksum")
     if not 0 < count <= MOST_SLOTS or entry_size != SLOT.size or at < 2 or (at * SECTOR) > disk.size:
         raise Problem(f"the GPT has {count} entries of {entry_size} bytes at sector {at}, which cannot be")
+    if first < at + count * entry_size // SECTOR:
+        raise Problem("the GPT lets partitions begin within itself")
     array = disk.read(at * SECTOR, count * entry_size)
     if len(array) != count * entry_size or crc32(array) != array_crc:
         raise Problem("the entries of the GPT do not match their checksum")
@@ -135,11 +140,12 @@ def _header(array: bytes, guid: UUID, last: int, *, own: int, other: int, entrie
 
 
 def _protective(last: int, partitions: Sequence[Partition], boot_code: bytes, hybrid: Sequence[Hybrid]) -> bytes:
-    """The MBR: one entry over all of the disk, and those that an old BIOS or a Pi is to see."""
+    """The MBR: one entry over all of the disk, or up to the first of those that an old BIOS or a Pi is to see."""
     if len(boot_code) > BOOT_CODE or len(hybrid) > 3:
         raise Problem("an MBR beside a GPT has room for 440 bytes of code and three partitions")
-    whole = ENTRY.pack(0, b"\0\2\0", PROTECTIVE, BEYOND, 1, min(last, 0xFFFFFFFF))
     shown = [(partitions[of.number - 1], of) for of in hybrid]
+    last = min(part.start // SECTOR - 1 for part, _ in shown) if shown else last
+    whole = ENTRY.pack(0, b"\0\2\0", PROTECTIVE, BEYOND, 1, min(last, 0xFFFFFFFF))
     entries = [
         ENTRY.pack(0x80 if of.active else 0, BEYOND, of.type, BEYOND, part.start // SECTOR, part.size // SECTOR)
         for part, of in shown

@@ -33,6 +33,11 @@ def table(partitions: Sequence[Partition], *, serial: int, boot_code: bytes = b"
     entries = {partition.number: _entry(partition) for partition in partitions}
     if len(entries) != len(partitions) or not entries.keys() <= set(range(1, MOST + 1)):
         raise Problem("an MBR has four partitions, numbered from 1")
+    end = 1
+    for of in sorted(partitions, key=lambda partition: partition.start):
+        if of.start < end:
+            raise Problem(f"partition {of.number} overlaps the one before it, or the table")
+        end = of.start + of.size
     packed = b"".join(entries.get(number, bytes(ENTRY.size)) for number in range(1, MOST + 1))
     return Piece(0, struct.pack("<440sIH", boot_code, serial, 0) + packed + SIGNATURE)
 
@@ -45,7 +50,7 @@ def read(disk: Sparse) -> tuple[Partition, ...]:
     found = []
     for number in range(1, MOST + 1):
         flag, _, kind, _, start, size = ENTRY.unpack_from(sector, ENTRIES + (number - 1) * ENTRY.size)
-        if not kind and not size:
+        if not kind:
             continue
         if flag & 0x7F or not start or not size:
             raise Problem(f"partition {number} of the MBR is damaged")
