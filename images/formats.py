@@ -42,5 +42,8 @@ def test_independent_programs_find_nothing(artifact):
     assert complaints(artifact) == []
 
 
-def test_runs_in_a_namespace(sandbox):
-    assert sandbox.run("/usr/bin/busybox cat /srv/index.html").check().text == "written in every format"
+def test_answers_in_a_namespace(sandbox):
+    asked = b"GET / HTTP/1.0\r\n\r\n"
+    said = sandbox.run("/usr/bin/busybox httpd -i -h /srv", input=asked).check().stdout
+    assert b" 200 OK\r\n" in said
+    assert said.endswith(b"\r\n\r\nwritten in every format\n")

@@ -1,5 +1,6 @@
 """A definition is read without running more than it says, and every mistake in it is one Problem with its line."""
 
+import subprocess
 import sys
 from pathlib import Path
 
@@ -117,3 +118,54 @@ def test_what_cannot_be_read_looks_like_none(tmp_path: Path) -> None:
 @pytest.mark.parametrize("source", ["{'a': 1, 'b': 1}", "{**x, 'a': 1}", "{'a': {'a': 1}}", "{1: 1, 1: 2}"])
 def test_other_displays_are_fine(source: str) -> None:
     definition.refuse_repeated_keys(source, Path("web.py"))
+
+
+WITH_TESTS = """
+import subprocess
+import sys
+
+import pytest
+from pytest import fixture, mark
+from imagekit import Image
+image = Image("web")
+pytestmark = pytest.mark.slow
+@pytest.fixture
+def one(): ...
+@fixture(scope="module")
+def two(): ...
+@mark.parametrize("x", [1, pytest.param(2, id="two")])
+@pytest.mark.skipif(False, reason="never")
+def test_x(x): ...
+"""
+ONLY_REAL = (
+    "import pytest\nfrom imagekit import Image\nclass Mine(pytest.Item): ...\nimage = Image('web')\n",
+    "import pytest\nfrom imagekit import Image\nimage = Image('web' if pytest.__version__ else '')\n",
+)
+
+
+LOAD = """
+import sys
+from pathlib import Path
+from imagekit import definition
+print(definition.load(Path(sys.argv[1])).name, "pytest" in sys.modules)
+"""
+
+
+def loaded(path: Path) -> list[str] | str:
+    """The name of a definition's image and whether pytest was loaded for it; else what was wrong."""
+    done = subprocess.run([sys.executable, "-c", LOAD, str(path)], capture_output=True, text=True, check=False)
+    return done.stdout.split() or done.stderr
+
+
+def test_a_build_reads_tests_without_pytest(tmp_path: Path) -> None:
+    assert loaded(written(tmp_path, WITH_TESTS)) == ["web", "False"]
+
+
+@pytest.mark.parametrize("text", ONLY_REAL)
+def test_a_definition_that_needs_pytest_gets_it(text: str, tmp_path: Path) -> None:
+    assert loaded(written(tmp_path, text)) == ["web", "True"]
+
+
+def test_what_is_wrong_is_told_by_the_definition_itself(tmp_path: Path) -> None:
+    said = loaded(written(tmp_path, "import pytest\n1 / 0\n"))
+    assert "web.py:2: ZeroDivisionError" in said
