@@ -64,6 +64,13 @@ class Format:
     assets: tuple[str, ...] = ()  # what it needs below /boot: assets.py
     modules: tuple[str, ...] = ()  # of the kernel, all of which it must have, for the machines that it is made for
     drivers: tuple[str, ...] = ()  # of a disk with the root, those that the kernel has; at least one must be
+    in_memory: bool = False  # a disk whose root is in the initrd, whatever the image's layout says
+
+    def has_root_on_disk(self, layout: Layout) -> bool:
+        """Whether what it writes mounts its root from a disk."""
+        if self.kind == "disk":
+            return layout.root != "initrd" and not self.in_memory
+        return self.kind == "kernel" and "root" in self.suffixes
 
 
 @dataclass(frozen=True)

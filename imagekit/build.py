@@ -13,7 +13,7 @@ from typing import Any
 
 import imagekit
 from imagekit import artifact as artifacts
-from imagekit import assets, compose, early, host, options, plugs, toolbox
+from imagekit import assets, compose, early, host, memory, options, plugs, toolbox
 from imagekit import lock as locks
 from imagekit.arch import arch as arch_named
 from imagekit.artifact import MANIFEST_SUFFIX, SIGNATURE_SUFFIX, Artifact, Format, Job, Written
@@ -245,8 +245,8 @@ def _drivers(image: Image, arch: str) -> tuple[str, ...]:
 
 
 def _disks(image: Image, arch: str) -> list[Format]:
-    """The formats in which the root lies on a disk."""
-    return [f for f in _formats(image, arch) if f.kind == "disk" and image.disk.root != "initrd"]
+    """The disks that the root lies on."""
+    return [f for f in _formats(image, arch) if f.kind == "disk" and f.has_root_on_disk(image.disk)]
 
 
 def _packages(image: Image, lock: Lock, arch: str, store: Store, say: Say) -> list[tuple[Pin, Package]]:
@@ -325,8 +325,11 @@ def _write(
     parts = [_part(role, stem + kind.suffixes[role], of) for role, of in written.items()]
     about = {"name": job.name, "version": job.version, "arch": job.arch, "format": format, "kind": kind.kind}
     content = {"parts": parts, "tree": whole.digest, "packages": _listed(whole, packages), "largest": _largest(whole)}
-    network = {"network": _network(whole)}  # a machine is wired for the address that the image has
-    manifest = {"imagekit": imagekit.__version__, **about, **network, **digests, **content}
+    machine = {  # what it must be wired for, and have
+        "network": _network(whole),
+        "memory": memory.needed(whole, job=job, format=kind),
+    }
+    manifest = {"imagekit": imagekit.__version__, **about, **machine, **digests, **content}
     return _place(manifest, written, f"{stem}.{format}{MANIFEST_SUFFIX}", place=place, key=key, store=job.store)
 
 

@@ -60,7 +60,9 @@ def disk(made: Artifact, path: Path, *, size: int) -> Path:
 def boot(made: Artifact, source: Path, *, more: str = "", **arguments: str) -> Guest:
     wanted = {"root": f"PARTUUID={ROOT}", "imagekit.changes": f"PARTUUID={CHANGES}", **arguments}
     cmdline = " ".join((*(f"{name}={value}" for name, value in wanted.items()), more))
-    rig = Rig(tools=MODE, memory=128, disks=(Disk("system", source=source),), cmdline=cmdline)
+    rig = Rig(
+        tools=MODE, memory=made.manifest["memory"]["direct"], disks=(Disk("system", source=source),), cmdline=cmdline
+    )
     with made.opened(key.read(KEY)) as opened:
         return plugs.load("targets", f"qemu_{made.arch}").start(opened, rig=rig, store=open_store())
 

@@ -24,6 +24,12 @@ def parts(tree: Tree, *, store: Store) -> list[bytes]:
     return [_part(store, part) for part in segments.parts(tree)]
 
 
+def size(tree: Tree, *, store: Store) -> int:
+    """Bytes of a tree's archives."""
+    found = ((part, segments.size(store, RECIPE, part)) for part in segments.parts(tree))
+    return sum(len(_part(store, part)) if known is None else known for part, known in found)
+
+
 def write(tree: Tree, *, store: Store, of: str = "") -> Written:
     """The initrd of a tree as one object of the store; of: the digest of the whole tree, if this is a part of it."""
     return keep(store, parts(tree, store=store), **facts(of or tree.digest))

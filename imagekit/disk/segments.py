@@ -29,9 +29,18 @@ def parts(tree: Tree) -> Iterator[Tree]:
     yield from tree.filter(lambda path: tree[path].kind != "dir").by_owner().values()
 
 
+def size(store: Store, recipe: str, part: Tree) -> int | None:
+    """Bytes of the part as it was compressed before, without reading it; None if it was not."""
+    note = store.recall("segments", _key(recipe, part))
+    try:
+        return store.path(json.loads(note)[0]).stat().st_size if note is not None else None
+    except (OSError, ValueError):
+        return None  # lost or damaged, as below
+
+
 def kept(store: Store, recipe: str, part: Tree, make: Callable[[Tree], Kept]) -> Kept:
     """The part as `make` compresses it, from the store if it was ever made by this recipe (program, version, level)."""
-    key = sha256(f"{recipe}\n{part.digest}".encode()).hexdigest()
+    key = _key(recipe, part)
     note = store.recall("segments", key)
     if note is not None:
         try:
@@ -42,3 +51,7 @@ def kept(store: Store, recipe: str, part: Tree, make: Callable[[Tree], Kept]) ->
     made = make(part)
     store.remember("segments", key, json.dumps([store.write([made.data]), *made.facts]).encode())
     return made
+
+
+def _key(recipe: str, part: Tree) -> str:
+    return sha256(f"{recipe}\n{part.digest}".encode()).hexdigest()

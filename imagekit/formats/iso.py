@@ -12,4 +12,6 @@ def write(tree: Tree, *, job: Job) -> dict[str, Written]:
     return {"disk": keep(job.store, made.chunks(), tree=tree.digest)}
 
 
-FORMAT = Format(write, suffixes={"disk": ".iso"}, kind="disk", firmware=("bios", "uefi"), assets=("stub", "grub"))
+FORMAT = Format(
+    write, suffixes={"disk": ".iso"}, kind="disk", firmware=("bios", "uefi"), in_memory=True, assets=("stub", "grub")
+)

@@ -12,5 +12,11 @@ def write(tree: Tree, *, job: Job) -> dict[str, Written]:
 
 
 FORMAT = Format(
-    write, suffixes={"disk": ".bios.iso"}, kind="disk", arches=("x86_64",), firmware=("bios",), assets=("grub",)
+    write,
+    suffixes={"disk": ".bios.iso"},
+    kind="disk",
+    arches=("x86_64",),
+    firmware=("bios",),
+    in_memory=True,
+    assets=("grub",),
 )

@@ -11,4 +11,4 @@ def write(tree: Tree, *, job: Job) -> dict[str, Written]:
     return {"disk": keep(job.store, made.chunks(), tree=tree.digest)}
 
 
-FORMAT = Format(write, suffixes={"disk": ".efi.iso"}, kind="disk", firmware=("uefi",), assets=("stub",))
+FORMAT = Format(write, suffixes={"disk": ".efi.iso"}, kind="disk", firmware=("uefi",), in_memory=True, assets=("stub",))
