@@ -112,7 +112,7 @@ def build(asked: "Namespace") -> int:
         if asked.check:
             from imagekit import twice
 
-            same &= twice.checked(path, outs, key=key[1], store=store, say=_say, told=said, tools=asked.tools)
+            same &= twice.checked(path, outs, store=store, say=_say, told=said, tools=asked.tools)
     _quiet()
     print("\n".join(said))
     if not asked.check:  # asked again, that is to be done again

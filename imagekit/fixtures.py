@@ -96,11 +96,10 @@ def rebuilt(
     request: Any, image: Image, arch: str, _imagekit_format: str, store: Store, _imagekit: Bench
 ) -> Iterator[Artifact]:
     """The artifact made once more, elsewhere, with nothing remembered but the packages: see twice.py."""
-    from imagekit import key, twice
+    from imagekit import twice
 
-    signer = Path(_imagekit.option("key", key.default_path()))
     place = f"{image.name}-{arch}-{_imagekit_format}"
-    with twice.built(request.path, arches=[arch], formats=[_imagekit_format], key=signer, store=store,
+    with twice.built(request.path, arches=[arch], formats=[_imagekit_format], store=store,
                      place=place, say=_imagekit.say, tools=_imagekit.option("tools", "auto")) as again:  # fmt: skip
         yield again.artifacts[0]
 

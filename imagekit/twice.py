@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from imagekit import artifact as artifacts
 from imagekit import difference, elsewhere, host, plugs
+from imagekit import key as keys
 from imagekit.artifact import Artifact
 from imagekit.errors import Problem
 from imagekit.store import Store
@@ -29,7 +30,7 @@ class Again(NamedTuple):
 
 @contextmanager
 def built(
-    path: Path, *, arches: Sequence[str], formats: Sequence[str], key: Path, store: Store, place: str,
+    path: Path, *, arches: Sequence[str], formats: Sequence[str], store: Store, place: str,
     say: Callable[[str], None], tools: str | None = None,
 ) -> Iterator[Again]:  # fmt: skip
     """The images of a definition, built elsewhere with nothing remembered but the packages.
@@ -42,8 +43,9 @@ def built(
         shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed
         try:
             directory.lend(Path(store.location), folder / "cache", keep=_is_sources, folders=LENT)
+            keys.save(keys.new(), folder / "key")  # signatures are not compared: nobody's own key has to go there
             say(f"{path.name}: building it again, elsewhere")
-            yield run(path, arches, formats, key=key, folder=folder, tools=tools)
+            yield run(path, arches, formats, folder=folder, tools=tools)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -63,13 +65,13 @@ def differences(one: Artifact, other: Artifact) -> list[str]:
 
 
 def checked(
-    path: Path, made: Sequence[Artifact], *, key: Path, store: Store, say: Callable[[str], None], told: list[str],
+    path: Path, made: Sequence[Artifact], *, store: Store, say: Callable[[str], None], told: list[str],
     tools: str | None = None,
 ) -> bool:  # fmt: skip
     """Whether a second build gives all that a definition was built as; `told` gets the lines that say so, or not."""
     same = True
     arches, formats = (sorted({getattr(one, name) for one in made}) for name in ("arch", "format"))
-    with built(path, arches=arches, formats=formats, key=key, store=store, place=f"check-{made[0].name}",
+    with built(path, arches=arches, formats=formats, store=store, place=f"check-{made[0].name}",
                say=say, tools=tools) as again:  # fmt: skip
         others = {(other.arch, other.format): other for other in again.artifacts}
         for one in made:
@@ -80,11 +82,9 @@ def checked(
     return same
 
 
-def run(
-    path: Path, arches: Sequence[str], formats: Sequence[str], *, key: Path, folder: Path, tools: str | None
-) -> Again:
+def run(path: Path, arches: Sequence[str], formats: Sequence[str], *, folder: Path, tools: str | None) -> Again:
     """Build into a folder that has a cache, in a process that is elsewhere."""
-    words = [str(path.absolute()), "--key", str(key.absolute()), "--output", str(folder / "out")]
+    words = [str(path.absolute()), "--key", str(folder / "key"), "--output", str(folder / "out")]
     for option, values in (("--arch", arches), ("--format", formats), ("--tools", filter(None, [tools]))):
         words += [word for value in values for word in (option, value)]
     told = folder / "varied"
