@@ -143,6 +143,11 @@ class Artifact:
         return tuple(Part(**{k: p[k] for k in ("role", "file", "size", "sha256")}) for p in self.manifest["parts"])
 
     @property
+    def has_kernel(self) -> bool:
+        """Whether kernel and initrd are parts of their own, so that a machine can add to them what it likes."""
+        return {"kernel", "initrd"} <= {part.role for part in self.parts}
+
+    @property
     def size(self) -> int:
         """Bytes of all parts together."""
         return sum(part.size for part in self.parts)

@@ -122,19 +122,16 @@ def build(asked: "Namespace") -> int:
 
 def boot(asked: "Namespace") -> int:
     """Boot an image (or a written artifact) with its console on this terminal."""
-    from imagekit import plugs
+    from imagekit import matrix, plugs
     from imagekit.errors import Problem
     from imagekit.guest import Rig
 
     store, key = _store(), _key(asked)[0]
     made = _artifact(asked, key, store, kinds=("kernel", "disk"))
-    name = asked.target or next(
-        name
-        for name in plugs.names("targets")
-        if (target := plugs.load("targets", name)).boots and made.arch in target.arches and made.kind in target.kinds
-    )
+    name = asked.target or matrix.machine(made.arch, made.format)
     rig = Rig(tools=_option(asked, "tools", "auto"), memory=asked.memory, accelerator=_option(asked, "accel", "auto"),
-              say=_say, cmdline=asked.append)  # fmt: skip
+              say=_say, cmdline=asked.append, firmware=asked.firmware, media=asked.media,
+              channel=asked.firmware == "direct" or made.has_kernel)  # fmt: skip
     target = plugs.load("targets", name)
     with made.opened(key) as opened:
         if asked.chart:

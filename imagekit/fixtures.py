@@ -194,7 +194,9 @@ class Boots:
 
 
 def boot(artifact: Artifact, _imagekit_target: str, key: Key, rig: Rig, store: Store) -> Iterator[Boots]:
-    """A factory for special boots: firmware, memory, disks, kernel arguments, what to wait for."""
+    """A factory for special boots: firmware, media, memory, disks, kernel arguments, what to wait for."""
+    from dataclasses import replace
+
     from imagekit import plugs
 
     target = plugs.load("targets", _imagekit_target)
@@ -202,6 +204,8 @@ def boot(artifact: Artifact, _imagekit_target: str, key: Key, rig: Rig, store: S
         opened = stack.enter_context(artifact.opened(key))
 
         def start(rig: Rig) -> Guest:
+            if rig.firmware != "direct" and not artifact.has_kernel:  # nothing can be added to what firmware starts
+                rig = replace(rig, channel=False)
             started: Guest = stack.enter_context(target.start(opened, rig=rig, store=store))
             return started
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from imagekit import plugs
 from imagekit.arch import ARCHES
-from imagekit.errors import unknown
+from imagekit.errors import Problem, unknown
 from imagekit.image import Image
 
 
@@ -130,12 +130,21 @@ def _offered(arches: tuple[str, ...], formats: tuple[str, ...]) -> tuple[Point, 
     for arch in arches:
         for name in formats:
             if arch in plugs.load("formats", name).arches:
-                fitting = [target for target in known("target") if _fits(target, arch, name)]
+                fitting = [target for target in known("target") if fits(target, arch, name)]
                 chains += [Point(arch, name, target) for target in fitting or ("",)]
     return tuple(chains)
 
 
-def _fits(target: str, arch: str, name: str) -> bool:
+def machine(arch: str, format: str) -> str:
+    """The first of the machines that can start what is written in a format; raises Problem where there is none."""
+    found = [name for name in known("target") if plugs.load("targets", name).boots and fits(name, arch, format)]
+    if not found:
+        raise Problem(f"no machine starts {format} of {arch}", "`imagekit boot --help` lists machines and formats")
+    return found[0]
+
+
+def fits(target: str, arch: str, name: str) -> bool:
+    """Whether a machine can start what is written in a format: by its kind, and by what starts it."""
     plug, format = plugs.load("targets", target), plugs.load("formats", name)
     if arch not in plug.arches or format.kind not in plug.kinds:
         return False

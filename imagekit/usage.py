@@ -102,6 +102,10 @@ def _define_boot(verb: argparse.ArgumentParser) -> None:
     _plug(verb, "--target", "targets", "machine", action="store")
     verb.add_argument("--chart", action="store_true", help="measure the boot by the instruction clock and draw it")
     verb.add_argument("--memory", type=int, default=256, metavar="MIB", help="default: 256")
+    firmware, media = ("direct", "bios", "uefi"), ("disk", "cd", "usb")
+    what = "what starts it; default: direct, which reads the kernel out of a disk too"
+    verb.add_argument("--firmware", default="direct", choices=firmware, help=what)
+    verb.add_argument("--media", default="", choices=media, help="how a disk is plugged in; default: an ISO as cd")
     verb.add_argument("--append", default="", metavar="WORDS", help="kernel arguments for this boot only")
     _tools(verb, "QEMU comes from")
     verb.add_argument("--accel", choices=("auto", "kvm", "tcg"), help="default: auto, which asks a probe guest")
@@ -154,7 +158,10 @@ DEFINITIONS: Mapping[str, tuple[Callable[[argparse.ArgumentParser], None], tuple
     ),
     "boot": (
         _define_boot,
-        ("boot images/shell.py", "boot --chart images/web.py", "boot out/web_1_aarch64.kernel_initrd.manifest.json"),
+        (
+            *("boot images/shell.py", "boot --chart images/web.py"),
+            *("boot out/web_1_aarch64.kernel_initrd.manifest.json", "boot --firmware uefi out/web_1_x86_64.efi.img"),
+        ),
     ),
     "run": (_define_run, ("run images/web.py -- /usr/sbin/nginx -V",)),
     "attach": (_define_attach, ("attach 'images/web.py::test_serves[x86_64-kernel_initrd-qemu_x86_64]'",)),

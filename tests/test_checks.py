@@ -1,6 +1,8 @@
 """Checks: each finds what it is for, and nothing where there is nothing."""
 
 import re
+import socket
+from contextlib import ExitStack
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
@@ -15,8 +17,8 @@ from imagekit.baseline import Recorded
 from imagekit.boot import Boot
 from imagekit.checks import boot, contents, network, services, signature, size, standard
 from imagekit.errors import Problem
-from imagekit.guest import Console, Finished, Guest
-from imagekit.image import Budget, Image
+from imagekit.guest import Console, Finished, Guest, GuestProblem
+from imagekit.image import Budget, Image, Service
 from imagekit.tree import Entry, Tree, directory, file, symlink
 
 KEY = key.from_seed(bytes(32), comment=key.TEST_MARK)
@@ -274,3 +276,31 @@ def test_a_budget_that_is_not_there_is_not_kept(tmp_path: Path, test: Any) -> No
 def test_a_star_import_brings_the_tests_alone() -> None:
     assert all(name.startswith("test_") for name in standard.__all__)
     assert set(standard.__all__) == {name for name in vars(standard) if name.startswith("test_")}
+
+
+class Answers:
+    """What a toy's web server says to each request, over a socket pair."""
+
+    def __init__(self, kept: ExitStack, **status: str) -> None:
+        self.kept, self.status = kept, status
+
+    def connect(self, port: int) -> socket.socket:
+        if f"p{port}" not in self.status:
+            raise GuestProblem(f"nobody listens on port {port} of the guest\n(its console)")
+        ours, theirs = socket.socketpair()
+        self.kept.enter_context(theirs)
+        theirs.sendall(f"HTTP/1.1 {self.status[f'p{port}']}\r\nContent-Length: 0\r\n\r\n".encode())
+        return ours
+
+
+def test_what_does_not_answer_from_outside_is_told() -> None:
+    conditions = ("http:80/", "http:81/health", "http:82", "tcp:22", "tcp:80", "file:/run/x", "")
+    image = Image("toy", services=tuple(Service(f"s{n}", "/bin/x", ready=at) for n, at in enumerate(conditions)))
+    with ExitStack() as kept:
+        connect = Answers(kept, p80="204 Fine", p81="503 Busy").connect
+        found = network.unanswered(image, Guest("x86_64", "toy", None, connect, None, None, {}))  # type: ignore[arg-type]
+    assert found == {
+        "http:81/health": "status 503",
+        "http:82": "nobody listens on port 82 of the guest",
+        "tcp:22": "nobody listens on port 22 of the guest",
+    }

@@ -1,8 +1,9 @@
 """Tests that every image should pass, ready to import: `from imagekit.checks.standard import *`."""
 
+from imagekit import health
 from imagekit.artifact import Artifact
 from imagekit.baseline import Recorded
-from imagekit.checks import boot, services, signature, size
+from imagekit.checks import boot, network, services, signature, size
 from imagekit.comparison import Comparison
 from imagekit.guest import Guest
 from imagekit.image import Image
@@ -10,6 +11,7 @@ from imagekit.key import Key
 
 __all__ = (
     "test_boots_as_recorded",
+    "test_boots_as_shipped",
     "test_boots_within_budget",
     "test_is_signed",
     "test_no_worse_than_before",
@@ -59,6 +61,13 @@ def test_boots_as_recorded(image: Image, guest: Guest, recorded: Recorded) -> No
 def test_no_worse_than_before(comparison: Comparison) -> None:
     """With --compare REV: neither the size nor the boot has grown by more than 2 % since that revision."""
     assert comparison.worse == [], comparison.table()
+
+
+def test_boots_as_shipped(image: Image, shipped: Guest) -> None:
+    """The image, untouched, comes up by its own firmware, and its services answer from outside."""
+    states = health.states(shipped.events())
+    assert {name: state.reason for name, state in states.items() if state.state == "failed"} == {}
+    assert network.unanswered(image, shipped) == {}
 
 
 def test_nothing_failed(guest: Guest) -> None:

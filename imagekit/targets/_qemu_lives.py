@@ -12,6 +12,9 @@ from imagekit.targets._machine import Machine
 from imagekit.targets._qemu_plan import Plan
 from imagekit.targets._qemu_ports import Ports, lease
 
+MUTE_HINT = (
+    "http, tcp, console and power are there; for commands ask for `guest`, or boot() without firmware and channel"
+)
 MARK = "\r\n--- imagekit: {} ---\r\n"  # in the console, between two lives
 REBOOTS = ("test", "-x", "/run/runit.reboot")  # whether somebody asked init for one (inside/stage.c)
 
@@ -60,7 +63,7 @@ class Lives:
     def check_channel(self, what: str) -> Machine:
         """The machine, whose guest can be asked."""
         if not self.plan.rig.channel:
-            raise GuestProblem(f"{what}: this machine was started without a channel", "its console is all there is")
+            raise GuestProblem(f"{what}: {self.plan.why_mute}", MUTE_HINT)
         return self.check_alive(what)
 
     def cut(self) -> None:

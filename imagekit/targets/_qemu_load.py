@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
 
@@ -48,6 +49,11 @@ def has_disks(opened: Opened) -> bool:
     return not opened.handles.keys() <= set(KERNEL)
 
 
+def takes_more(opened: Opened, rig: Rig) -> bool:
+    """Whether the kernel can be given an initrd and arguments beyond its own: what firmware finds on a disk cannot."""
+    return rig.firmware == "direct" or {"kernel", "initrd"} <= opened.handles.keys()
+
+
 def load(opened: Opened, *, rig: Rig, folder: Path, held: ExitStack) -> Load:
     """What the rig's firmware starts of an artifact; raises Problem when that is nothing."""
     has = opened.handles.keys()
@@ -64,6 +70,16 @@ def load(opened: Opened, *, rig: Rig, folder: Path, held: ExitStack) -> Load:
     kept = {role: opened.handles[role] for role in KERNEL[:2]}
     roots = (_drive(opened, "root", "disk", folder, held),) if "root" in has else ()
     return Load(kept, opened.read("cmdline"), roots)
+
+
+def kernel_digest(opened: Opened, load: Load) -> str:
+    """sha256 of the kernel that is started, by whomever."""
+    if load.kernel:
+        handle = load.kernel["kernel"]
+        return sha256(os.pread(handle, os.fstat(handle).st_size, 0)).hexdigest()
+    if "uki" in opened.handles:
+        return sha256(loader.of_uki(opened.read("uki")).kernel).hexdigest()
+    return sha256(loader.find(_sparse(opened.handles["disk"]), arch=opened.artifact.arch).kernel).hexdigest()
 
 
 def _disk(opened: Opened, rig: Rig, folder: Path, held: ExitStack) -> Load:

@@ -75,6 +75,13 @@ class Plan:
         return [*self.command.arguments, *(word for part in self._parts for word in part.arguments)]
 
     @property
+    def why_mute(self) -> str:
+        """Why a machine without a channel cannot run commands."""
+        if self.load.kernel:
+            return "this machine was started without a channel"
+        return f"{self.rig.firmware} starts this image as it is shipped, with no agent in it that could run commands"
+
+    @property
     def _parts(self) -> tuple[Drive | Fitting, ...]:
         return (*self.firmware, *self.drives, *self.display)
 
@@ -154,7 +161,7 @@ def _board(opened: Opened) -> Board:
 
 def _check_firmware(opened: Opened, rig: Rig) -> None:
     """Raise Problem for what nothing can be added to, and for a medium that nobody knows."""
-    by_firmware = rig.firmware != "direct" and not {"kernel", "initrd"} <= opened.handles.keys()
+    by_firmware = not _qemu_load.takes_more(opened, rig)
     if by_firmware and rig.channel:
         raise Problem(
             f"{opened.artifact.format}: an image that firmware starts cannot be given the agent",
