@@ -4,10 +4,10 @@
 
    Enlarging survives a power cut at any moment. Linux looks at the primary GPT alone (block/partitions/efi.c) and wants
    the sums of header and entries right, which lie in different sectors. So the enlarged entries are written where
-   nothing lies, 32 sectors further on or back, and then the header, which names their place: one sector, old or new.
-   The order is: backup entries, backup header, both at the new end of the disk; primary entries; the protective MBR,
-   whose size nobody needs; primary header. Each is on the disk before the next is written. What was cut off is done
-   again from the beginning, for the header still tells the old size. */
+   nothing lies, 32 sectors further on, and then the header, which names their place: one sector, old or new. Then both
+   once more, to where they belong. Before that come the backup's entries and header, at the new end of the disk, and
+   the protective MBR, whose size nobody needs. Each is on the disk before the next is written. What was cut off is done
+   again from the beginning while the header tells the old size; after that only the place is an unusual one. */
 
 #include "boot.h"
 #include <sys/ioctl.h>
@@ -163,19 +163,29 @@ static void enlarge_protective(struct table *t)
         if (mbr_entry(t, n)[4] == PROTECTIVE && get(mbr_entry(t, n) + 8, 4) == 1) put(mbr_entry(t, n) + 12, 4, sectors);
 }
 
+/* Write the entries to where nothing lies, and let the header name that place. */
+static int switch_to(struct table *t, uint64_t entries)
+{
+    uint64_t usable = get(t->header + 40, 8), least = entries + ENTRIES / SECTOR;
+    if (usable < least) put(t->header + 40, 8, least);
+    int failed = store(t, t->entries, (size_t)most(t) * ENTRY, entries) ||
+                 store_header(t, 1, t->sectors - 1, entries);
+    put(t->header + 40, 8, usable);
+    return failed;
+}
+
 static const char *enlarge_gpt(struct table *t, int number, uint64_t sectors)
 {
-    uint64_t last = t->sectors - 1, was = get(t->header + 72, 8), entries = was == FIRST ? SECOND : FIRST;
+    uint64_t last = t->sectors - 1, was = get(t->header + 72, 8);
     size_t size = (size_t)most(t) * ENTRY;
     if (first_of_all(t) < SECOND + ENTRIES / SECTOR || (was != FIRST && was != SECOND))
         return "there is no room for a second table before the first partition";
     put(gpt_entry(t, number) + 40, 8, partition(t, number).start + sectors - 1);
     put(t->header + 88, 4, crc32(t->entries, size));
     put(t->header + 48, 8, last - TAIL);
-    if (get(t->header + 40, 8) < SECOND + ENTRIES / SECTOR) put(t->header + 40, 8, SECOND + ENTRIES / SECTOR);
     enlarge_protective(t);
     return store(t, t->entries, size, last - TAIL + 1) || store_header(t, last, 1, last - TAIL + 1) ||
-           store(t, t->entries, size, entries) || store(t, t->mbr, SECTOR, 0) || store_header(t, 1, last, entries)
+           store(t, t->mbr, SECTOR, 0) || (was == FIRST && switch_to(t, SECOND)) || switch_to(t, FIRST)
                ? strerror(errno)
                : NULL;
 }
