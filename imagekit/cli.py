@@ -196,6 +196,17 @@ def inspect(asked: "Namespace") -> int:
     return 0
 
 
+def convert(asked: "Namespace") -> int:
+    """Write the disk of one file in another format, without composing it again."""
+    from imagekit import convert, inspection
+
+    done = convert.convert(asked.source, asked.path, kind=asked.format or "", say=_say)
+    _quiet()
+    sizes = f"a disk of {inspection.size(done.disk)} from {done.source}: {inspection.size(done.size)}"
+    print(f"{asked.path}: {done.kind}, {sizes}, sha256 {done.sha256}")
+    return 0
+
+
 def verify(asked: "Namespace") -> int:
     """Check an artifact's signature and every byte of it."""
     from imagekit import artifact
@@ -351,6 +362,7 @@ VERBS = {
     "run": run,
     "attach": attach,
     "inspect": inspect,
+    "convert": convert,
     "verify": verify,
     "key": key,
     "doctor": doctor,

@@ -9,6 +9,7 @@ from imagekit import plugs
 from imagekit.arch import ARCHES
 from imagekit.errors import Problem
 
+DISKS = ("raw", "qcow2", "vhd", "vhd_dynamic", "vhdx", "vmdk", "ova", "gcp", "azure")  # what disk/containers has
 Verb = Callable[[argparse.Namespace], int]
 
 
@@ -135,6 +136,12 @@ def _define_inspect(verb: argparse.ArgumentParser) -> None:
     _key_option(verb, "key whose signature a file should have")
 
 
+def _define_convert(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("source", type=Path, metavar="IN", help="a file that holds a disk, known by its content")
+    verb.add_argument("path", type=Path, metavar="OUT", help="what to write; its suffix names the format")
+    verb.add_argument("--format", metavar="NAME", help=f"else by OUT's suffix: {', '.join(DISKS)}")
+
+
 def _define_verify(verb: argparse.ArgumentParser) -> None:
     _paths(verb, "manifests, or any part of an artifact")
     _key_option(verb, "key that must have signed")
@@ -166,6 +173,7 @@ DEFINITIONS: Mapping[str, tuple[Callable[[argparse.ArgumentParser], None], tuple
     "run": (_define_run, ("run images/web.py -- /usr/sbin/nginx -V",)),
     "attach": (_define_attach, ("attach 'images/web.py::test_serves[x86_64-kernel_initrd-qemu_x86_64]'",)),
     "inspect": (_define_inspect, ("inspect images/web.py --tree", "inspect out/web_1_aarch64.initrd")),
+    "convert": (_define_convert, ("convert out/web_1_x86_64.img web.vmdk", "convert disk.vhdx disk.img --format raw")),
     "verify": (_define_verify, ("verify out/web_1_aarch64.initrd --key imagekit.pub",)),
     "key": (_define_key, ("key new", "key show fixtures/keys/test.pub")),
     "doctor": (_define_doctor, ("doctor",)),

@@ -21,9 +21,9 @@ CREATOR = b"win "  # Windows: QEMU takes the size from the footer then, and else
 BLOCKS = range(1 << 16, (256 << 20) + 1)  # bytes of a block that are read: more of them would only be a burden
 
 
-def chunks(disk: Sparse) -> Iterator[bytes]:
-    """A fixed VHD of this disk: its bytes, and a footer."""
-    disk = container.whole(disk, most=MAX_SIZE, kind="vhd")
+def chunks(disk: Sparse, *, multiple: int = SECTOR) -> Iterator[bytes]:
+    """A fixed VHD of this disk: its bytes, zeros up to a multiple of so many, and a footer."""
+    disk = container.whole(disk, multiple=multiple, most=MAX_SIZE, kind="vhd")
     yield from disk.chunks()
     yield _footer(disk, FIXED)
 

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from imagekit.disk import container, ids
+from imagekit.disk import container, gzip, ids
 from imagekit.disk.container import File, Map, aligned
 from imagekit.disk.sparse import SECTOR, Packed, Sparse
 from imagekit.errors import Problem
@@ -32,9 +32,7 @@ GRAIN_MARKER = struct.Struct("<QI")
 TABLE, DIRECTORY, FOOTER, END = 1, 2, 3, 0
 MAX_SIZE = 1 << 41  # bytes: 2 TiB, what 32 bits of sectors reach
 MAX_DESCRIPTOR = 1 << 20  # bytes
-SAMPLE, WORTH = 4 << 10, 15 / 16  # what shrinks less than that in its first bytes is not compressed at all
-LEVEL = 1
-VERSION = f"zlib {zlib.ZLIB_RUNTIME_VERSION} level {LEVEL}"  # the bytes depend on it
+VERSION = f"zlib {zlib.ZLIB_RUNTIME_VERSION} level {gzip.FAST}"  # the bytes depend on it
 NAME = "disk.vmdk"  # always: a file's name is no part of its content
 
 TEXT = """\
@@ -50,9 +48,9 @@ RW {sectors} SPARSE "{name}"
 # The Disk Data Base
 #DDB
 
-ddb.adapterType = "lsilogic"
+ddb.adapterType = "ide"
 ddb.geometry.cylinders = "{cylinders}"
-ddb.geometry.heads = "255"
+ddb.geometry.heads = "16"
 ddb.geometry.sectors = "63"
 ddb.virtualHWVersion = "10"
 """
@@ -101,20 +99,14 @@ def _descriptor(disk: Sparse) -> bytes:
     """The text, and zeros up to the first grain. Its CID is neither of the two values that mean something else."""
     cid = min(ids.number(container.identity(disk), "vmdk"), 0xFFFFFFFD)
     sectors = disk.size // SECTOR
-    text = TEXT.format(cid=cid, sectors=sectors, name=NAME, cylinders=min(max(sectors // 255 // 63, 1), 65535))
+    text = TEXT.format(cid=cid, sectors=sectors, name=NAME, cylinders=min(max(sectors // 16 // 63, 1), 16383))
     return text.encode().ljust(GRAIN - SECTOR, b"\0")
 
 
 def _grain(offset: int, data: bytes) -> bytes:
-    packed = zlib.compress(data, LEVEL if _shrinks(data) else 0)
+    packed = zlib.compress(data, gzip.FAST if gzip.shrinks(data) else 0)
     made = GRAIN_MARKER.pack(offset // SECTOR, len(packed)) + packed
     return made.ljust(aligned(len(made), SECTOR), b"\0")
-
-
-def _shrinks(data: bytes) -> bool:
-    """Whether deflating is worth its time: most of a disk is compressed already, and deflating that takes longest."""
-    samples = (data[:SAMPLE], data[len(data) // 2 :][:SAMPLE])
-    return any(len(zlib.compress(sample, LEVEL)) < len(sample) * WORTH for sample in samples)
 
 
 def _told(kind: int, table: "array[int]") -> Iterator[bytes]:
