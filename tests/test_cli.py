@@ -42,11 +42,7 @@ def test_every_example_can_be_typed(monkeypatch):
         ([], 2, "VERB"),
         (["bild"], 2, "invalid choice: 'bild'"),
         (["build", "--arch", "riscv64"], 2, "riscv64"),
-<<<<<<< HEAD
         (["build", "--format", "zip"], 2, "unknown format 'zip' (known: "),
-=======
-        (["build", "--format", "zip"], 2, "unknown format 'zip' (known: aws, "),
->>>>>>> e963003 (Write OVA and GCP's archive, and convert between all containers of disks)
         (["build", "/nowhere"], 1, "there is no /nowhere"),
         (["build", KEYS], 1, "no image is defined"),
         (["lock", "/nowhere/web.py"], 1, "there is no /nowhere/web.py"),
