@@ -15,6 +15,7 @@ from imagekit import build, key, plugs, toolbox
 from imagekit.artifact import Artifact, Job
 from imagekit.disk import gpt, ids, roots
 from imagekit.disk.sparse import Piece, laid
+from imagekit.errors import Problem
 from imagekit.guest import Guest, GuestProblem, Rig
 from imagekit.layout import Layout
 from imagekit.rig import Disk
@@ -57,11 +58,15 @@ def disk(made: Artifact, path: Path, *, size: int) -> Path:
     return path
 
 
-def boot(made: Artifact, source: Path, *, more: str = "", **arguments: str) -> Guest:
+def boot(made: Artifact, source: Path, *, less: int = 0, **arguments: str) -> Guest:
+    """With the memory that the manifest says, which must suffice."""
     wanted = {"root": f"PARTUUID={ROOT}", "imagekit.changes": f"PARTUUID={CHANGES}", **arguments}
-    cmdline = " ".join((*(f"{name}={value}" for name, value in wanted.items()), more))
+    cmdline = " ".join(f"{name}={value}" for name, value in wanted.items())
     rig = Rig(
-        tools=MODE, memory=made.manifest["memory"]["direct"], disks=(Disk("system", source=source),), cmdline=cmdline
+        tools=MODE,
+        memory=made.manifest["memory"]["direct"] - less,
+        disks=(Disk("system", source=source),),
+        cmdline=cmdline,
     )
     with made.opened(key.read(KEY)) as opened:
         return plugs.load("targets", f"qemu_{made.arch}").start(opened, rig=rig, store=open_store())
@@ -130,3 +135,8 @@ def test_a_root_that_is_not_there_is_told(tmp_path: Path, arguments: dict[str, s
     made = artifact("x86_64", "erofs")
     with pytest.raises(GuestProblem, match=words):
         boot(made, disk(made, tmp_path / "disk", size=64 * MIB), **arguments)
+
+
+def test_a_machine_with_less_memory_than_that_is_not_started(tmp_path: Path) -> None:
+    with pytest.raises(Problem, match=r"needs \d+ MiB to boot as kernel_erofs, and the machine has \d+"):
+        boot(artifact("x86_64", "erofs"), tmp_path / "disk", less=1)

@@ -10,7 +10,7 @@ from pathlib import Path
 from shlex import join
 from typing import NamedTuple
 
-from imagekit import toolbox
+from imagekit import memory, toolbox
 from imagekit.arch import ARCHES
 from imagekit.artifact import Opened
 from imagekit.errors import Problem, RigProblem, unknown
@@ -111,6 +111,7 @@ def plan(opened: Opened, *, rig: Rig, store: Store) -> Plan:
     """What starts the artifact as the rig says; close it. Raises Problem when that cannot be, and starts nothing."""
     board = _board(opened)
     _check_firmware(opened, rig)
+    memory.check(opened.artifact.manifest, firmware=rig.firmware, memory=rig.memory)
     files = _qemu_fittings.wanted(rig, board)
     tools = toolbox.tools(program(board), *files, mode=rig.tools, store=store, say=rig.say)
     accelerator = accelerate(rig.accelerator, board.arch, tools, store)
