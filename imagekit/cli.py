@@ -308,9 +308,9 @@ def _lock_is_behind(path: "Path", image: "Image") -> bool:
 
 
 def _size(size: int) -> str:
-    from imagekit import inspection
+    from imagekit.disk import parts
 
-    return inspection.size(size)
+    return parts.size(size)
 
 
 def _store() -> "Store":

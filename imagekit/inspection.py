@@ -1,19 +1,24 @@
 """Inspection: what lies in an artifact, in an image file that may be anybody's, and in a tree, as lines and as JSON."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from stat import S_ISREG, filemode
 from typing import Any
 
 from imagekit import artifact
 from imagekit.artifact import MANIFEST_SUFFIX, SIGNATURE_SUFFIX, Artifact
-from imagekit.disk import outline
+from imagekit.disk import outline, qcow2, vhd, vhdx, vmdk
 from imagekit.disk.cpio import TYPES
-from imagekit.disk.sparse import of_file
+from imagekit.disk.parts import Part, size
+from imagekit.disk.sparse import Sparse, of_file
 from imagekit.errors import Problem
 from imagekit.key import Key
 from imagekit.tree import Tree
+
+CONTAINERS: Mapping[str, Callable[[Path], Sparse]] = {
+    "qcow2": qcow2.read, "VHD": vhd.read, "VHDX": vhdx.read, "VMDK": vmdk.read,
+}  # fmt: skip
 
 
 def show(path: Path, *, key: Callable[[], Key], as_json: bool, put: Callable[[str], Any]) -> None:
@@ -22,7 +27,7 @@ def show(path: Path, *, key: Callable[[], Key], as_json: bool, put: Callable[[st
         for line in described(artifact.load(path)):
             put(line)
         return
-    found = outline.outline(of_file(os.fspath(path), _size_of(path)), path.name)
+    found = inside(path)
     signature = signed(path, key)
     if as_json:
         import json
@@ -32,6 +37,19 @@ def show(path: Path, *, key: Callable[[], Key], as_json: bool, put: Callable[[st
     for line in found.lines():
         put(line)
     put(f"signature: {signature}")
+
+
+def inside(path: Path) -> Part:
+    """What lies in a file, and in the disk that it holds when it is one for virtual machines."""
+    found = outline.outline(of_file(os.fspath(path), _size_of(path)), path.name)
+    read = CONTAINERS.get(found.facts["kind"])
+    if not read:
+        return found
+    try:
+        disk = read(path)
+    except Problem as problem:
+        return Part(found.name, {**found.facts, "damaged": problem.message})
+    return Part(found.name, found.facts, (outline.outline(disk, "disk"),))
 
 
 def signed(path: Path, key: Callable[[], Key]) -> str:
@@ -75,14 +93,6 @@ def sizes(tree: Tree) -> Iterator[str]:
     """What each owner brings."""
     for owner, taken in tree.sizes().items():
         yield f"  {size(taken):>12}  {owner}"
-
-
-def size(number: int) -> str:
-    """Bytes, for people."""
-    for unit, factor in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
-        if number >= factor:
-            return f"{number / factor:.1f} {unit}"
-    return f"{number} B"
 
 
 def _size_of(path: Path) -> int:

@@ -1,15 +1,19 @@
 """Outlines: what is told of files that somebody else made, whole, cut, damaged and hostile."""
 
+import io
 import json
 import os
 import random
+import struct
+import tarfile
+import time
 from uuid import UUID
 
 import pytest
 from toy_program import program
 
-from imagekit import cli
-from imagekit.disk import fat, fatfiles, gpt, mbr, outline, pe
+from imagekit import cli, inspection
+from imagekit.disk import fat, fatfiles, gpt, mbr, outline, parts, pe, qcow2, tarlist, vhd, vhdx, vmdk
 from imagekit.disk.sparse import Piece, Sparse, laid
 from imagekit.errors import Problem
 
@@ -33,13 +37,23 @@ def disk_of(volume: Sparse) -> Sparse:
     return laid(size, (*gpt.table(size, [part], guid=UUID(int=7)), *content))
 
 
+def told(disk: Sparse, name: str = "x.img") -> str:
+    """The lines, with a space where there are several."""
+    return "\n".join(" ".join(line.split()) for line in outline.outline(disk, name).lines())
+
+
+def in_memory(data: bytes) -> Sparse:
+    return laid(len(data), [Piece(0, data)])
+
+
 DISK = disk_of(fat.volume(FILES, label="BOOT", serial=0x1234ABCD))
 
 
 def test_a_disk_is_told_down_to_the_arguments_of_the_kernel():
-    text = "\n".join(outline.outline(DISK, "x.img").lines())
-    for words in ("GPT disk", "EFI system partition", "FAT 16, label BOOT, id 1234abcd, files 6", ".linux: size 2",
-                  "ID=toy", "linux /kernel quiet", "kind UKI", "a/b/c/deep: size 70000"):  # fmt: skip
+    text = told(DISK)
+    for words in ("GPT disk", "EFI system partition", "FAT 16, label BOOT, id 1234abcd, files 6", ".linux size 2,",
+                  "ID=toy", "linux /kernel quiet", "UKI yes", "a/b/c/deep text, size 70000",
+                  "UEFI starts, on x86_64 program EFI/BOOT/BOOTX64.EFI"):  # fmt: skip
         assert words in text
     assert "quiet \\x1b[31m" in text, "nothing in a file steers a terminal"
 
@@ -100,6 +114,11 @@ ROOT = TABLE + 2 * 17 * 512
         (TABLE + 4, b"\x02\0", "share cluster 2"),  # a chain that comes back to itself
         (TABLE + 4, b"\xff\xff", "fewer clusters"),
         (TABLE + 4, b"\xf0\xee", "fewer clusters"),  # beyond the volume
+        (ROOT + 96 + 26, b"\0\0", "has no end, or none at all"),
+        (ROOT + 32, b"D          ", "twice"),  # beside the folder of that name
+        (ROOT + 32, b"A/         ", "of the name"),
+        (17, b"\0\0", "a table for others"),
+        (16, b"\x05", "tables do not fit"),
         (ROOT + 32 + 28, b"\xff\xff\xff\xff", "fewer clusters"),
     ],
 )
@@ -120,7 +139,141 @@ def test_a_folder_that_holds_itself_ends():
 
 def test_partitions_of_an_old_table_are_told():
     disk = laid(8 * MIB, [mbr.table([mbr.Partition(1, mbr.FAT_LBA, MIB, 4 * MIB, True)], serial=0xABCD1234)])
-    text = "\n".join(outline.outline(disk, "card.img").lines())
+    text = told(disk)
     assert "MBR disk" in text
     assert "id abcd1234" in text
     assert "type FAT32" in text
+
+
+# --- other things -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"quiet console=ttyS0", "text| quiet"),
+        (b'{"Cmd": ["/bin/sh"]}', 'text| "/bin/sh"'),
+        (b"{" * 100_000, "damaged no JSON"),
+        (b"\xff\xfe\0\x01", "data"),
+        ("\u202egnp.exe".encode(), "data"),  # turns the direction of what follows
+        (b"\x1f\x8b\x08", "gzip"),
+        (bytes(510) + b"\x55\xaa" + bytes(2) + b"HdrS" + bytes(8) + b"\x10\x00" + bytes(0x300), "kernel for x86"),
+        (b"MZ" + bytes(54) + b"ARM\x64" + bytes(100), "kernel for aarch64"),
+        (b"hsqs" + struct.pack("<III", 7, 0, 131072) + bytes(4) + b"\6\0" + bytes(18) + struct.pack("<Q", 96)
+         + bytes(48), "squashfs, size 96, packed by zstd, inodes 7"),
+        (b"hsqs" + bytes(36) + struct.pack("<Q", 1 << 40) + bytes(48), "damaged it is cut"),
+        (bytes(1024) + b"\xe2\xe1\xf5\xe0" + bytes(8) + b"\xff" + bytes(200), "does not know"),
+        (bytes(1024 + 24) + b"\xff" * 4 + bytes(28) + b"\x53\xef" + bytes(1000), "does not know"),
+        (bytes(1024 + 4) + b"\xff" * 4 + bytes(48) + b"\x53\xef" + bytes(1000), "damaged it is cut"),
+        (b"MZ" + bytes(100), "damaged the file is no program"),
+        (b"QFI\xfb" + bytes(100), "qcow2"),
+    ],
+)  # fmt: skip
+def test_what_a_file_is_told_to_be(data, words):
+    assert words in told(in_memory(data))
+
+
+@pytest.mark.parametrize("name", ["evil\x1b[2J", "evil\nsignature: good", "evil\u202e", "evil\udc80", "e" * 500])
+def test_no_name_steers_a_terminal_or_forges_a_line(name):
+    lines = list(parts.Part(name, {name: name + "\n" + name, "b": name}, (parts.Part(name, {}),)).lines())
+    assert all(line.isprintable() for line in lines)
+    assert not any(line.startswith("signature") for line in lines)
+    json.dumps(parts.Part(name, {}).json())
+
+
+def test_a_tar_is_told_by_its_members():
+    volume = b"".join(fat.volume(FILES, serial=1).chunks())
+    members = {"a" * 150 + "/long": b"1" * 999, "boot.img": volume, "index.json": b'{"a": 1}'}
+    for form in (tarfile.GNU_FORMAT, tarfile.PAX_FORMAT, tarfile.USTAR_FORMAT):
+        file = io.BytesIO()
+        with tarfile.open(fileobj=file, mode="w", format=form) as archive:
+            for name, data in members.items():
+                header = tarfile.TarInfo(name)
+                header.size = len(data)
+                archive.addfile(header, io.BytesIO(data))
+        disk = in_memory(file.getvalue())
+        assert [(m.name, disk.read(m.offset, m.size)) for m in tarlist.members(disk)] == list(members.items())
+        assert "UEFI starts, on x86_64" in told(disk)
+
+
+def tar_with(*headers: bytes) -> Sparse:
+    return in_memory(b"".join(headers) + bytes(1024))
+
+
+def tar_header(kind: bytes = b"0", size: bytes = b"00000000000", name: bytes = b"x") -> bytes:
+    raw = bytearray(
+        name.ljust(124, b"\0") + size.ljust(12, b"\0") + bytes(12) + b" " * 8 + kind + bytes(100) + b"ustar\00000"
+    )
+    raw += bytes(512 - len(raw))
+    raw[148:156] = b"%06o\0 " % sum(raw)
+    return bytes(raw)
+
+
+@pytest.mark.parametrize(
+    ("disk", "words"),
+    [
+        (tar_with(tar_header()[:300] + b"!" + tar_header()[301:]), "its checksum"),
+        (tar_with(tar_header(size=b"99999999999")), "has the number"),
+        (tar_with(tar_header(size=b"77777777777")), "cut short"),
+        (tar_with(tar_header(size=b"\x80" + b"\xff" * 11)), "cut short"),
+        (tar_with(tar_header(b"x", b"00000000020"), b"99999 path=x\n".ljust(512, b"\0")), "PAX record"),
+        (tar_with(tar_header(b"x", b"00000000020"), b"0 path=xxxxxxxxx".ljust(512, b"\0")), "PAX record"),
+        (tar_with(tar_header(b"x", b"00000000014"), b"12 size=-11\n".ljust(512, b"\0")), "no size"),
+        (tar_with(tar_header(b"x", b"00000400000"), bytes(1 << 17)), "bytes of records"),
+        (tar_with(*[tar_header()] * 65537), "more than 65536"),
+    ],
+)
+def test_a_hostile_tar_is_a_problem(disk, words):
+    with pytest.raises(Problem, match=words):
+        list(tarlist.members(disk))
+
+
+def test_a_disk_in_itself_without_end_is_told_soon():
+    """Each sector is an MBR whose four partitions all begin right behind it: four to the power of the sectors."""
+    count = 4000
+    rows = [mbr.ENTRY.pack(0, mbr.BEYOND, 0x83, mbr.BEYOND, 1, count - at - 1) for at in range(count - 1)]
+    disk = in_memory(b"".join(bytes(446) + row * 4 + mbr.SIGNATURE for row in rows) + bytes(512))
+    started = time.monotonic()
+    assert "too much lies in each other" in told(disk)
+    assert time.monotonic() - started < 20
+
+
+def test_so_many_bytes_are_not_hashed(monkeypatch):
+    monkeypatch.setattr(outline, "MOST_HASHED", 1000)
+    assert outline.Look(hashed=1000).digest(Sparse(1001, ())) == {"sha256": "not taken, of so many bytes"}
+
+
+CONTAINERS = {
+    "qcow2": qcow2.chunks,
+    "VHD": vhd.chunks,
+    "dynamic VHD": vhd.dynamic,
+    "VHDX": vhdx.chunks,
+    "VMDK": vmdk.chunks,
+}
+
+
+@pytest.mark.parametrize("name", CONTAINERS)
+def test_a_disk_for_virtual_machines_is_told_like_any_other(name, tmp_path):
+    path = tmp_path / "disk"
+    path.write_bytes(b"".join(CONTAINERS[name](DISK)))
+    found = inspection.inside(path)
+    assert found.facts["kind"] == name.split()[-1]
+    assert found.parts[0] == outline.outline(DISK, "disk")
+    path.write_bytes(path.read_bytes()[:700])
+    found = inspection.inside(path)
+    assert "damaged" in found.facts or found.facts["kind"] in ("data", "zeros", "GPT disk")
+
+
+def test_what_a_pi_starts_is_told():
+    kernel = bytes(56) + b"ARM\x64" + bytes(100)
+    files = {
+        "bootcode.bin": b"b", "start.elf": b"s", "fixup.dat": b"f", "kernel8.img": kernel, "bcm2710-rpi-3-b.dtb": b"d",
+        "config.txt": b"arm_64bit=1\ninitramfs initrd followkernel\n", "cmdline.txt": b"quiet\nmore\n", "initrd": b"i",
+    }  # fmt: skip
+    text = told(fat.volume(files, serial=1))
+    assert (
+        "Raspberry Pi 3 B starts kernel kernel8.img, initrds initrd, device tree bcm2710-rpi-3-b.dtb, arguments quiet"
+        in text
+    )
+    assert "Raspberry Pi 4 B starts nothing" in text
+    assert "'start4.elf' is missing" in text

@@ -21,7 +21,6 @@ SMALL_STEM, SMALL_EXTENSION = 0x08, 0x10  # of the byte that Windows NT took for
 MOST_CLUSTERS = 4 << 20  # more than a card of 64 GB has
 MOST_NAMES, LONGEST_FOLDER = 65536, 2 << 20
 LARGEST_READ = 1 << 30  # bytes of a file that are taken into memory
-CHUNK = 1 << 20
 
 
 class Volume(NamedTuple):
@@ -54,11 +53,19 @@ class File:
         return b"".join(self.chunks())
 
     def chunks(self) -> Iterator[bytes]:
-        """All its bytes in order, a few clusters at a time."""
-        left = self.size
-        for chunk in _runs(self._volume, self._chain):
-            yield chunk[:left]
-            left -= len(chunk)
+        """All its bytes in order, at most a MiB at a time."""
+        return self.content().chunks()
+
+    def content(self) -> Sparse:
+        """The file as a disk of its own: where its bytes lie."""
+        pieces, at = [], 0
+        for offset, size in _runs(self._volume, self._chain):
+            size = min(size, self.size - at)
+            pieces += [
+                piece._replace(offset=at + piece.offset) for piece in self._volume.disk.part(offset, size).pieces
+            ]
+            at += size
+        return Sparse(self.size, tuple(pieces))
 
 
 def read(disk: Sparse) -> dict[str, File]:
@@ -87,14 +94,14 @@ def head(disk: Sparse) -> Volume:
     sectors, table = small or large, table_16 or table_32
     if size not in (512, 1024, 2048, 4096) or per_cluster not in (1, 2, 4, 8, 16, 32, 64, 128):
         raise Problem("this is no FAT volume: its sectors or clusters have no size that FAT knows")
-    is_32 = not entries and not table_16
     if not reserved or tables not in (1, 2) or not table or sectors * size > disk.size:
         raise Problem("the FAT volume is damaged, or cut: its tables do not fit it")
     root = (reserved + tables * table) * size
     data = root + -(-entries * 32 // size) * size
     clusters = (sectors * size - data) // (per_cluster * size)
     bits = 12 if clusters < 4085 else 16 if clusters < 65525 else 32
-    if not 0 < clusters <= MOST_CLUSTERS or table * size * 8 < (clusters + 2) * bits or (bits == 32) != is_32:
+    is_32 = {bits == 32, not entries, not table_16}  # the three agree
+    if not 0 < clusters <= MOST_CLUSTERS or table * size * 8 < (clusters + 2) * bits or len(is_32) > 1:
         raise Problem(f"the FAT volume is damaged: it has {clusters} clusters and a table for others")
     packed = disk.read(reserved * size, ((clusters + 2) * bits + 7) // 8)
     named = 71 if bits == 32 else 43
@@ -116,7 +123,7 @@ def _folder(volume: Volume, first: int, taken: bytearray) -> bytes:
     chain = _chain(volume, first, taken, most + 1)
     if not 0 < len(chain) <= most:
         raise Problem("the FAT volume is damaged: a folder of it has no end, or none at all")
-    return b"".join(_runs(volume, chain))
+    return b"".join(volume.disk.read(offset, size) for offset, size in _runs(volume, chain))
 
 
 def _below(
@@ -193,12 +200,12 @@ def _next(volume: Volume, cluster: int) -> int:
     return number >> 4 if cluster & 1 else number & 0xFFF
 
 
-def _runs(volume: Volume, chain: Sequence[int]) -> Iterator[bytes]:
-    """The bytes of a chain, neighbours together as far as a chunk goes."""
-    at, most = 0, max(CHUNK // volume.cluster, 1)
+def _runs(volume: Volume, chain: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """(offset, bytes) of a chain, neighbours together."""
+    at = 0
     while at < len(chain):
         end = at + 1
-        while end < len(chain) and end - at < most and chain[end] == chain[end - 1] + 1:
+        while end < len(chain) and chain[end] == chain[end - 1] + 1:
             end += 1
-        yield volume.disk.read(volume.data + (chain[at] - 2) * volume.cluster, (end - at) * volume.cluster)
+        yield volume.data + (chain[at] - 2) * volume.cluster, (end - at) * volume.cluster
         at = end

@@ -47,6 +47,10 @@ class File(NamedTuple):
             raise Problem(f"a file of the ISO has {self.size} bytes, too many to be read at once")
         return self.disk.read(self.offset, self.size)
 
+    def content(self) -> Sparse:
+        """The file as a disk of its own: where its bytes lie."""
+        return self.disk.part(self.offset, self.size)
+
 
 class Volume(NamedTuple):
     """What lies on a disc."""

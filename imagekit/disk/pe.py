@@ -38,6 +38,11 @@ class Section(NamedTuple):
         """The offset behind its last byte in the file; 0 when it has none there."""
         return self.offset + self.raw_size if self.raw_size else 0
 
+    @property
+    def content(self) -> int:
+        """Bytes in the file that are not padding; objects in the file may leave the size in memory out."""
+        return min(self.size, self.raw_size) or self.raw_size
+
 
 class Image(NamedTuple):
     """The headers of a program, checked against its size."""
@@ -83,14 +88,17 @@ def machine(data: bytes, *, what: str = "the file") -> str:
 def sections(data: bytes, *, what: str = "the file") -> dict[str, bytes]:
     """The content of every section by its name. Raises Problem unless the file is a program as its headers say."""
     image = read(data, what=what)
-    found = {section.name: data[section.offset : section.offset + _content(section)] for section in image.sections}
+    found = {section.name: data[section.offset : section.offset + section.content] for section in image.sections}
     if len(found) != len(image.sections):
         raise Problem(f"{what}: two sections have the same name")
     return found
 
 
-def read(data: bytes, *, what: str = "the file") -> Image:
-    """The headers of a program. Raises Problem that says what is wrong with them; what they name lies in the file."""
+def read(data: bytes, *, what: str = "the file", size: int = 0) -> Image:
+    """The headers of a program. Raises Problem that says what is wrong with them; what they name lies in the file.
+
+    size: of the whole file, where `data` is only its beginning.
+    """
     header = _header(data, what)
     try:
         number, count = struct.unpack_from("<HH", data, header)
@@ -98,7 +106,7 @@ def read(data: bytes, *, what: str = "the file") -> Image:
         optional = header + 20
         (magic,) = struct.unpack_from("<H", data, optional)
         alignments = struct.unpack_from("<II", data, optional + 32)
-        rows = _rows(data, optional + optional_size, count, what)
+        rows = _rows(data, optional + optional_size, count, what, size or len(data))
     except struct.error:
         raise Problem(f"{what} is no program for UEFI: it ends within its headers") from None
     if magic != MAGIC_64 or number not in MACHINES or optional_size < 112:
@@ -118,7 +126,7 @@ def _header(data: bytes, what: str) -> int:
     raise Problem(f"{what} is no program for UEFI: it has no PE header{packed}")
 
 
-def _rows(data: bytes, table: int, count: int, what: str) -> tuple[Section, ...]:
+def _rows(data: bytes, table: int, count: int, what: str, file_size: int) -> tuple[Section, ...]:
     if count > MOST_SECTIONS:
         raise Problem(f"{what} has {count} sections, more than the {MOST_SECTIONS} that a program can have")
     rows = []
@@ -130,14 +138,9 @@ def _rows(data: bytes, table: int, count: int, what: str) -> tuple[Section, ...]
         if row.offset < end:
             raise Problem(f"{what}: section {row.name!r} overlaps another one")
         end = row.end
-        if end > len(data):
-            raise Problem(f"{what}: section {row.name!r} ends at {end}, behind the end of the file at {len(data)}")
+        if end > file_size:
+            raise Problem(f"{what}: section {row.name!r} ends at {end}, behind the end of the file at {file_size}")
     return tuple(rows)
-
-
-def _content(section: Section) -> int:
-    """Bytes of a section that are not padding; objects in the file may leave the size in memory out."""
-    return min(section.size, section.raw_size) or section.raw_size
 
 
 def _placed(image: Image, added: Sequence[tuple[str, int]]) -> list[Section]:

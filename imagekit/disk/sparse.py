@@ -113,10 +113,12 @@ class Sparse:
     def part(self, offset: int, size: int) -> "Sparse":
         """What lies in `size` bytes from `offset` on, as a disk of its own."""
         end, found = min(offset + size, self.size), []
-        for piece in self.pieces:
+        for index in range(bisect_right(self.pieces, offset, key=_end), len(self.pieces)):
+            piece = self.pieces[index]
             first, last = max(piece.offset, offset), min(piece.end, end)
-            if first < last:
-                found.append(Piece(first - offset, _cut(piece, first - piece.offset, last - first)))
+            if first >= last:
+                break
+            found.append(Piece(first - offset, _cut(piece, first - piece.offset, last - first)))
         return Sparse(max(end - offset, 0), tuple(found))
 
 
