@@ -198,11 +198,11 @@ def inspect(asked: "Namespace") -> int:
 
 def convert(asked: "Namespace") -> int:
     """Write the disk of one file in another format, without composing it again."""
-    from imagekit import convert, inspection
+    from imagekit import convert
 
     done = convert.convert(asked.source, asked.path, kind=asked.format or "", say=_say)
     _quiet()
-    sizes = f"a disk of {inspection.size(done.disk)} from {done.source}: {inspection.size(done.size)}"
+    sizes = f"a disk of {_size(done.disk)} from {done.source}: {_size(done.size)}"
     print(f"{asked.path}: {done.kind}, {sizes}, sha256 {done.sha256}")
     return 0
 

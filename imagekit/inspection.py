@@ -1,24 +1,28 @@
 """Inspection: what lies in an artifact, in an image file that may be anybody's, and in a tree, as lines and as JSON."""
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import replace
+from io import BufferedRandom
 from pathlib import Path
 from stat import S_ISREG, filemode
+from tempfile import TemporaryFile
 from typing import Any
 
 from imagekit import artifact
 from imagekit.artifact import MANIFEST_SUFFIX, SIGNATURE_SUFFIX, Artifact
-from imagekit.disk import outline, qcow2, vhd, vhdx, vmdk
+from imagekit.disk import containers, outline
 from imagekit.disk.cpio import TYPES
 from imagekit.disk.parts import Part, size
-from imagekit.disk.sparse import Sparse, of_file
+from imagekit.disk.sparse import of_file
 from imagekit.errors import Problem
 from imagekit.key import Key
 from imagekit.tree import Tree
 
-CONTAINERS: Mapping[str, Callable[[Path], Sparse]] = {
-    "qcow2": qcow2.read, "VHD": vhd.read, "VHDX": vhdx.read, "VMDK": vmdk.read,
-}  # fmt: skip
+HOLD_A_DISK = ("qcow2", "VHD", "VHDX", "VMDK")
+MAY_HOLD_ONE = ("gzip", "tar")  # an archive for GCP, an OVA
+MOST_UNPACKED = 8 << 30  # bytes in a temporary file
 
 
 def show(path: Path, *, key: Callable[[], Key], as_json: bool, put: Callable[[str], Any]) -> None:
@@ -42,14 +46,33 @@ def show(path: Path, *, key: Callable[[], Key], as_json: bool, put: Callable[[st
 def inside(path: Path) -> Part:
     """What lies in a file, and in the disk that it holds when it is one for virtual machines."""
     found = outline.outline(of_file(os.fspath(path), _size_of(path)), path.name)
-    read = CONTAINERS.get(found.facts["kind"])
-    if not read:
+    if found.facts["kind"] not in (*HOLD_A_DISK, *MAY_HOLD_ONE):
         return found
     try:
-        disk = read(path)
+        with ExitStack() as stack:
+            name = containers.recognised(path)
+            disk = containers.KINDS[name].read(path, lambda: stack.enter_context(_Scratch()))
+            inner = outline.outline(disk, "disk")
     except Problem as problem:
-        return Part(found.name, {**found.facts, "damaged": problem.message})
-    return Part(found.name, found.facts, (outline.outline(disk, "disk"),))
+        damage = {"damaged": problem.message} if found.facts["kind"] in HOLD_A_DISK else {}
+        return replace(found, facts={**found.facts, **damage})
+    return replace(found, facts={**found.facts, "holds": name}, parts=(inner, *found.parts))
+
+
+class _Scratch(BufferedRandom):
+    """A file without a name that takes no more than a temporary folder can bear: few bytes may unpack to many."""
+
+    def __init__(self) -> None:
+        super().__init__(TemporaryFile(buffering=0))  # noqa: SIM115 - closed with this one
+        self._room = MOST_UNPACKED
+
+    def write(self, data: Any, /) -> int:
+        """Take bytes, if there are not too many by now."""
+        written = super().write(data)
+        self._room -= written
+        if self._room < 0:
+            raise Problem(f"it unpacks to more than {size(MOST_UNPACKED)}", "`imagekit convert` unpacks all of it")
+        return written
 
 
 def signed(path: Path, key: Callable[[], Key]) -> str:
