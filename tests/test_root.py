@@ -1,6 +1,7 @@
 """Roots that lie on a disk, in real guests: found, mounted, changed, and grown with their disk."""
 
 import os
+import re
 import subprocess
 from collections.abc import Mapping
 from functools import partial
@@ -58,14 +59,14 @@ def disk(made: Artifact, path: Path, *, size: int) -> Path:
     return path
 
 
-def boot(made: Artifact, source: Path, *, less: int = 0, **arguments: str) -> Guest:
+def boot(made: Artifact, source: Path, *, less: int = 0, copies: int = 1, **arguments: str) -> Guest:
     """With the memory that the manifest says, which must suffice."""
     wanted = {"root": f"PARTUUID={ROOT}", "imagekit.changes": f"PARTUUID={CHANGES}", **arguments}
     cmdline = " ".join(f"{name}={value}" for name, value in wanted.items())
     rig = Rig(
         tools=MODE,
         memory=made.manifest["memory"]["direct"] - less,
-        disks=(Disk("system", source=source),),
+        disks=tuple(Disk(f"system{n}", source=source) for n in range(copies)),
         cmdline=cmdline,
     )
     with made.opened(key.read(KEY)) as opened:
@@ -111,7 +112,8 @@ def test_changes_that_are_lost_are_told_and_the_machine_comes_up(tmp_path: Path)
     with open(path, "r+b") as file:
         file.seek(start + 1024)
         file.write(bytes(1024))
-    with boot(made, path) as guest:
+    with boot(made, path, copies=2) as guest:
+        assert re.search(rf"vd. has PARTUUID={ROOT} as well: vd.1 is taken", guest.console.text)
         assert events(guest)["changes"] == f"lost PARTUUID={CHANGES}: Invalid argument"
         assert "NOTHING THAT IS WRITTEN NOW WILL BE KEPT" in guest.console.text
         guest.write("/etc/new", b"x")

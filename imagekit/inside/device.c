@@ -76,20 +76,29 @@ static int find_by_name(const char *name, struct place *place)
     return 0;
 }
 
-static int find_by_id(const char *id, struct place *place)
+/* The number of the partition with this id on a disk; 0 when it has none. */
+static int find_on(const char *disk, const char *id)
 {
     static struct table table;
-    struct dirent **entries;
     char path[LONGEST];
-    int found = 0;
-    for (int i = 0, n = disks(&entries); i < n && !found; i++) {
+    snprintf(path, sizeof path, "/dev/%s", disk);
+    int number = read_partitions(&table, path, O_RDONLY) ? 0 : find_partition(&table, id);
+    close(table.disk);
+    return number;
+}
+
+/* Of several disks with that id, which are copies, the first is taken, and told. */
+static int find_by_id(const char *id, struct place *place)
+{
+    struct dirent **entries;
+    int number, found = 0;
+    for (int i = 0, n = disks(&entries); i < n; i++) {
         const char *name = entries[i]->d_name;
-        if (number_of(name, "partition")) continue;
-        snprintf(path, sizeof path, "/dev/%s", name);
-        int number = read_partitions(&table, path, O_RDONLY) ? 0 : find_partition(&table, id);
-        close(table.disk);
-        if (number) name_place(place, name, number);
-        found = number && is_there(place->name); /* or the kernel still looks for partitions */
+        if (number_of(name, "partition") || !(number = find_on(name, id))) continue;
+        if (found) complain("%s has PARTUUID=%s as well: %s is taken", name, id, place->name);
+        if (found) break;
+        name_place(place, name, number);
+        found = is_there(place->name); /* or the kernel still looks for partitions */
     }
     return found ? 0 : -1;
 }
