@@ -233,7 +233,6 @@ def test_a_file_cut_short_is_refused_wherever_it_was_cut(kind, files, tmp_path):
             continue  # nothing is needed of the end of an archive
         with TemporaryFile() as scratch, pytest.raises(Problem):
             list(READERS[kind](path, lambda made=scratch: made).filled(MIB))
-            pytest.fail(f"{cut} of {len(data)} bytes are read as a {kind}")
 
 
 READERS = {kind: containers.KINDS[kind].read for kind in (*WRITERS, "ova")}
