@@ -71,10 +71,14 @@ def ran(argv: list[str]) -> Ran:
 class Bench:
     """A copy of the definition in which one file's content changes."""
 
-    def __init__(self, definition: Path, scratch: Path, *, root: str) -> None:
+    def __init__(self, definition: Path, scratch: Path, *, root: str, pad: int = 0) -> None:
         shutil.copytree(definition.parent, scratch / "images", ignore=shutil.ignore_patterns("__pycache__"))
         self.definition, self.out, self.scratch = scratch / "images" / definition.name, scratch / "out", scratch
         text = self.definition.read_text()
+        if pad:
+            (scratch / "images" / "pad").write_bytes(os.urandom(pad << 20))
+            text = text.replace("import Image,", "import File, Image,").replace(
+                'files={"', 'files={"/srv/pad": File("pad"), "', 1)  # fmt: skip
         self._text, self._turn = re.sub(r'Layout\(root="\w+"\)', f'Layout(root="{root}")', text), 0
         if "written in every format" not in self._text:
             raise SystemExit(f"{definition} has no text 'written in every format' to change")
@@ -144,10 +148,13 @@ def main() -> int:
     asked.add_argument("--rounds", type=int, default=5)
     asked.add_argument("--format", action="append", default=[])
     asked.add_argument("--root", default="initrd", help="of disks; on one of its own, a tool writes all of it again")
+    asked.add_argument(
+        "--pad", type=int, default=0, metavar="MIB", help="put a file of so many random MiB into the image"
+    )
     options = asked.parse_args()
     formats, good = options.format or offered(options.definition), True
     with tempfile.TemporaryDirectory() as name:
-        bench = Bench(options.definition.resolve(), Path(name), root=options.root)
+        bench = Bench(options.definition.resolve(), Path(name), root=options.root, pad=options.pad)
         bench.build(*formats)
         for line, is_within in (row(bench, format, options.rounds) for format in formats):
             print(line, flush=True)

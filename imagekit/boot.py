@@ -7,7 +7,6 @@ instructions in each.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from statistics import median
 from textwrap import wrap
 from typing import Any, NamedTuple
 
@@ -66,6 +65,8 @@ class Boot:
     @property
     def spread(self) -> float:
         """How far the runs lie apart, as a share of their median."""
+        from statistics import median  # brings fractions and decimals, which no build needs
+
         return (max(self.runs) - min(self.runs)) / median(self.runs) if self.runs else 0.0
 
     @property

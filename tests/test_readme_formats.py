@@ -1,4 +1,4 @@
-"""README's table of formats is what images/ builds, checks and starts: `python tests/test_readme_formats.py` writes it."""
+"""README's table of formats is what images/ builds, checks and starts; run this file as a script to write it."""
 
 import os
 import re

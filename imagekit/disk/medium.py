@@ -51,7 +51,7 @@ def disk(tree: Tree, *, job: Job, firmware: tuple[str, ...], multiple: int = ALI
     Its size is that of the layout or of the content, at least `least`, and a whole number of `multiple` bytes. Raises
     Problem when the tree lacks what its boot takes, or the layout's sizes are too small for it.
     """
-    check(tree, arch=job.arch, firmware=firmware)
+    check(tree, firmware=firmware)
     parts = [*(_bios(tree, job) if "bios" in firmware else ()), _boot(tree, job, firmware), *root(tree, job=job)]
     end, placed = ALIGNMENT, []
     for part in parts:
@@ -101,12 +101,12 @@ def without_boot(tree: Tree) -> Tree:
     return tree.without(("/boot",))
 
 
-def check(tree: Tree, *, arch: str, firmware: tuple[str, ...]) -> None:
+def check(tree: Tree, *, firmware: tuple[str, ...]) -> None:
     """Raise a Problem when the tree cannot be started by this firmware."""
     if KERNEL not in tree or CMDLINE not in tree:
         raise Problem("a disk needs a kernel", 'give the image kernel="debian:linux-image-cloud"')
     if "uefi" in firmware:
-        uki.check(tree, arch=arch)
+        uki.check(tree)
     if "bios" in firmware:
         grub.check(tree)
 

@@ -19,7 +19,8 @@ CONSOLES = {"x86_64": "console=tty0 console=ttyS0 no_timer_check", "aarch64": "c
 
 def chunks(tree: Tree, parts: Sequence[bytes], *, arguments: str, job: Job) -> Iterator[bytes]:
     """The program piece by piece; parts: of the initrd. Raises Problem when stub or kernel are for other machines."""
-    stub, kernel = _programs(tree, job.arch)
+    check(tree)
+    stub, kernel = (_program(tree, path, job.arch) for path in (STUB, KERNEL))
     sections: dict[str, Sequence[bytes]] = {
         ".osrel": [tree.read(OS_RELEASE) if OS_RELEASE in tree else b""],
         ".cmdline": [arguments.encode("utf-8", "surrogateescape")],
@@ -30,19 +31,14 @@ def chunks(tree: Tree, parts: Sequence[bytes], *, arguments: str, job: Job) -> I
     return pe.chunks(stub, {name: data for name, data in sections.items() if any(data)})
 
 
-def check(tree: Tree, *, arch: str) -> None:
-    """Raise a Problem unless UEFI can start the tree: kernel, arguments and stub, for this architecture."""
-    _programs(tree, arch)
-
-
-def _programs(tree: Tree, arch: str) -> tuple[bytes, bytes]:
+def check(tree: Tree) -> None:
+    """Raise a Problem when the tree lacks what UEFI starts; for which machine that is, is seen when it is written."""
     if KERNEL not in tree or CMDLINE not in tree:
         raise Problem("a UKI needs a kernel", 'give the image kernel="debian:linux-image-cloud"')
     if STUB not in tree:
         raise Problem(
             "UEFI needs the stub of systemd-boot-efi, which the lock does not have", "`imagekit lock` adds it"
         )
-    return _program(tree, STUB, arch), _program(tree, KERNEL, arch)
 
 
 def _program(tree: Tree, path: str, arch: str) -> bytes:
