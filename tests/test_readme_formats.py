@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import tempfile
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -21,9 +22,10 @@ README = HOME / "README.md"
 BEGIN, END = "<!-- formats: python tests/test_readme_formats.py -->\n", "<!-- /formats -->\n"
 NODE = re.compile(r"::(test_\w+)\[([^-\]]+)-([^-\]]+)(?:-([^-\]]+))?\]")
 CHECKS = {"test_independent_programs_find_nothing", "test_rebuilds_identically"}  # every format, every architecture
-STARTS = re.compile(r"test_answers")
+STARTS = re.compile(r"test_answers|test_boots_as_shipped")
 
 
+@cache
 def collected() -> dict[tuple[str, str], tuple[set[str], set[str]]]:
     """(architecture, format) -> the checks that a full run of images/ makes of it, and the machines that start it."""
     run = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "images", "--full", "--collect-only", "-q"]
