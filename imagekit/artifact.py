@@ -222,11 +222,16 @@ def _manifest_of(path: Path) -> Path:
     if path.name.endswith(MANIFEST_SUFFIX + SIGNATURE_SUFFIX):
         return path.with_name(path.name.removesuffix(SIGNATURE_SUFFIX))
     for candidate in sorted(path.parent.glob("*" + MANIFEST_SUFFIX)) if path.parent.is_dir() else ():
-        if candidate.is_file() and f'"file": "{path.name}"'.encode() in candidate.read_bytes():
+        if candidate.is_file() and f'"file": "{path.name}"'.encode() in _beginning(candidate):
             return candidate
     raise Problem(
         f"{path} is no artifact: there is no manifest for it in {path.parent}", f"name a file *{MANIFEST_SUFFIX}"
     )
+
+
+def _beginning(path: Path) -> bytes:
+    with open(path, "rb") as file:
+        return file.read(MAX_MANIFEST)
 
 
 def _parse(text: bytes, path: Path) -> Mapping[str, Any]:

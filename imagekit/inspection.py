@@ -14,7 +14,7 @@ from imagekit import artifact
 from imagekit.artifact import MANIFEST_SUFFIX, SIGNATURE_SUFFIX, Artifact
 from imagekit.disk import containers, outline
 from imagekit.disk.cpio import TYPES
-from imagekit.disk.parts import Part, size
+from imagekit.disk.parts import Part, printable, size
 from imagekit.disk.sparse import of_file
 from imagekit.errors import Problem
 from imagekit.key import Key
@@ -28,8 +28,7 @@ MOST_UNPACKED = 8 << 30  # bytes in a temporary file
 def show(path: Path, *, key: Callable[[], Key], as_json: bool, put: Callable[[str], Any]) -> None:
     """Tell what an artifact's manifest says, or what lies in a file; raises Problem when that cannot be read."""
     if path.name.endswith((MANIFEST_SUFFIX, MANIFEST_SUFFIX + SIGNATURE_SUFFIX)):
-        for line in described(artifact.load(path)):
-            put(line)
+        _manifest(artifact.load(path), as_json=as_json, put=put)
         return
     found = inside(path)
     signature = signed(path, key)
@@ -40,7 +39,22 @@ def show(path: Path, *, key: Callable[[], Key], as_json: bool, put: Callable[[st
         return
     for line in found.lines():
         put(line)
-    put(f"signature: {signature}")
+    put(f"signature: {printable(signature)}")
+
+
+def _manifest(made: Artifact, *, as_json: bool, put: Callable[[str], Any]) -> None:
+    """Tell what a manifest says; nobody has looked at its signature, so it may say anything."""
+    if as_json:
+        import json
+
+        put(json.dumps(made.manifest, indent=1))
+        return
+    try:
+        lines = list(described(made))
+    except (LookupError, TypeError, ValueError) as error:
+        raise Problem(f"{made.path} is no manifest of an image: {type(error).__name__}: {error}") from error
+    for line in lines:
+        put(printable(line))
 
 
 def inside(path: Path) -> Part:

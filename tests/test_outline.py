@@ -12,7 +12,7 @@ from uuid import UUID
 import pytest
 from toy_program import program
 
-from imagekit import cli, inspection
+from imagekit import artifact, cli, inspection
 from imagekit.disk import containers, fat, fatfiles, gpt, mbr, outline, parts, pe, tarlist
 from imagekit.disk.sparse import Piece, Sparse, laid
 from imagekit.errors import Problem
@@ -72,6 +72,31 @@ def test_a_file_is_inspected_with_its_signature(tmp_path, capsys):
     assert cli.main(["inspect", "--json", os.fspath(path)]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["parts"][0]["parts"][0]["kind"] == "FAT"
+
+
+MANIFEST = {
+    "name": "x", "arch": "x86_64", "format": "raw_efi", "kind": "disk", "version": "1\x1b[2J", "tree": "", "lock": "",
+    "definition": "", "packages": [], "parts": [],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("manifest", "words"),
+    [
+        (MANIFEST, "1\\x1b[2J"),
+        ({**MANIFEST, "packages": 1}, "is no manifest of an image"),
+        ({**MANIFEST, "packages": [{}]}, "is no manifest of an image"),
+        ({**MANIFEST, "parts": [{"file": "../x"}]}, "is no file beside it"),
+        ({name: MANIFEST[name] for name in ("name", "arch", "format", "kind", "parts")}, "is no manifest of an image"),
+    ],
+)
+def test_a_manifest_may_say_anything(manifest, words, tmp_path, capsys):
+    path = tmp_path / "x.manifest.json"
+    path.write_bytes(artifact.canonical(manifest))
+    cli.main(["inspect", os.fspath(path)])
+    said = "".join(capsys.readouterr())
+    assert words in said
+    assert "\x1b" not in said
 
 
 @pytest.mark.parametrize("size", [0, 1, 511, 512, 513, 1024, 4096, MIB, MIB + 100, 2 * MIB, 33 * MIB])
