@@ -171,13 +171,26 @@ def own_digest() -> str:
 
 @cache
 def _own_files() -> list[Path]:
-    return sorted(path for path in Path(__file__).parent.rglob("*") if path.is_file() and path.suffix != ".pyc")
+    found = os.walk(Path(__file__).parent)
+    return sorted(Path(folder, name) for folder, _, names in found for name in names if not name.endswith(".pyc"))
 
 
 def target_modules(arch: str) -> tuple[str, ...]:
     """The kernel modules that the known machines of an architecture need, whichever of them is selected."""
     targets = [plugs.load("targets", name) for name in plugs.names("targets")]
     return tuple(sorted({module for target in targets if arch in target.arches for module in target.modules}))
+
+
+def _known_modules(arch: str, store: Store) -> tuple[str, ...]:
+    """The same, remembered: loading every machine takes longer than composing an image."""
+    if set(plugs.names("targets")) != set(plugs.own("targets")):
+        return target_modules(arch)
+    key = sha256(f"{own_digest()} {arch}".encode()).hexdigest()
+    known = store.recall("target-modules", key)
+    if known is None:
+        known = "\n".join(target_modules(arch)).encode()
+        store.remember("target-modules", key, known)
+    return tuple(known.decode().split())
 
 
 def _requests(image: Image) -> Mapping[str, list[Request]]:
@@ -231,12 +244,13 @@ def _assets(image: Image, arch: str) -> list[str]:
     return sorted({asset for format in _formats(image, arch) for asset in format.assets})
 
 
-def _modules(image: Image, arch: str) -> tuple[str, ...]:
+def _modules(image: Image, arch: str, store: Store) -> tuple[str, ...]:
     """The kernel modules that machines and formats need, each once and in a fixed order."""
     found = {module for format in _formats(image, arch) for module in format.modules}
     if _disks(image, arch):
         found |= {module for names in early.root_modules(image.disk).values() for module in names}
-    return (*target_modules(arch), *sorted(found - set(target_modules(arch))))
+    known = _known_modules(arch, store)
+    return (*known, *sorted(found - set(known)))
 
 
 def _drivers(image: Image, arch: str) -> tuple[str, ...]:
@@ -268,7 +282,7 @@ def _fetched(pins: Sequence[Pin], who: str, store: Store, say: Say) -> list[tupl
 
 
 def _compose(image: Image, packages: list[tuple[Pin, Package]], *, folder: Path, arch: str, store: Store) -> Tree:
-    modules, drivers = (_modules(image, arch), _drivers(image, arch)) if image.kernel else ((), ())
+    modules, drivers = (_modules(image, arch, store), _drivers(image, arch)) if image.kernel else ((), ())
     whole = compose.compose(image, packages, folder=folder, arch=arch, modules=modules, drivers=drivers, store=store)
     return (
         whole.override(assets.tree(_assets(image, arch), [package for _, package in packages]))

@@ -77,14 +77,15 @@ def _from_packages(image: Image, packages: Sequence[tuple[Pin, Package]]) -> Tre
 
 def _without(tree: Tree, paths: set[str]) -> Tree:
     plain = {path for path in paths if "*" not in path}
-    patterns = [_pattern(path) for path in paths - plain]
-    matched = {path for path in tree if any(pattern.match(path) for pattern in patterns)}
-    return tree.without(plain | matched)
+    if paths == plain:
+        return tree.without(plain)
+    pattern = re.compile("|".join(_pattern(path) for path in sorted(paths - plain)), re.DOTALL)
+    return tree.without(plain | {path for path in tree if pattern.match(path)})
 
 
-def _pattern(path: str) -> re.Pattern[str]:
+def _pattern(path: str) -> str:
     """`*` stands for anything within one component: "/usr/lib/*/gconv"."""
-    return re.compile("[^/]*".join(map(re.escape, path.split("*"))) + r"(?:/.*)?\Z", re.DOTALL)
+    return "[^/]*".join(map(re.escape, path.split("*"))) + r"(?:/.*)?\Z"
 
 
 def _layout() -> Tree:
