@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from imagekit.arch import ARCHES
 from imagekit.artifact import Opened
 from imagekit.boot import Boot, Stage
 from imagekit.guest import Finished, Guest, Rig
@@ -115,7 +114,7 @@ def guest(target: str, lives: Lives) -> Guest:
 def facts(lives: Lives) -> dict[str, Any]:
     """What is measured and known of a machine whose start has gone well."""
     plan, machine = lives.plan, lives.machine
-    arch = ARCHES[plan.command.board.arch]
+    board = plan.command.board
     booted = {"boot_seconds": boot_seconds(machine.progress.stages)} if machine.progress.is_ready else {}
     return booted | {
         "stages": list(machine.progress.stages),
@@ -124,8 +123,8 @@ def facts(lives: Lives) -> dict[str, Any]:
         "accelerator_why": plan.accelerator.why,
         "qemu": machine.version,
         "tools": plan.tools.origin(plan.program),
-        "machine": arch.machine,
-        "cpu": arch.cpu,
+        "machine": board.machine_name,
+        "cpu": board.cpu_name,
         "memory": plan.command.memory,
         "pid": machine.pid,
         "cmdline": plan.cmdline("..." if plan.rig.channel else ""),  # each start has a nonce of its own

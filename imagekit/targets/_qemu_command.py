@@ -21,13 +21,31 @@ class Board(NamedTuple):
     """What differs between the machines of two architectures."""
 
     arch: str
-    console: str  # the kernel's argument
+    console: str  # the kernel's argument; "" adds none, nor anything else
     channel: str  # the guest's name of the agent's line
     second_line: tuple[str, ...]  # a second UART, on the chardev "channel"
     ram: str  # QEMU's name of the memory, which a saved state knows it by
     loader: tuple[str, ...] = ()  # what `-kernel` brings along, for a machine that goes on without it
     words: str = ""  # further arguments of the kernel
     fixed: str = ""  # what makes the machine the same at each start, added to its name
+    first_line: tuple[str, ...] = ("-serial", "chardev:console")
+    machine: str = ""  # where it is not the one that its architecture has
+    cpu: str = ""  # likewise
+    cpus: int = 1
+    memory: int = 0  # MiB that it has whatever is asked for
+    tcg: str = TCG
+    card: str = "virtio-net-pci,netdev={netdev},romfile={synchronous}"  # of the network, without a boot ROM: nobody runs it
+    has_slots: bool = True  # whether disks, cards and displays can be plugged in
+
+    @property
+    def machine_name(self) -> str:
+        """QEMU's name of the machine."""
+        return self.machine or ARCHES[self.arch].machine
+
+    @property
+    def cpu_name(self) -> str:
+        """QEMU's name of the processor that it emulates."""
+        return self.cpu or ARCHES[self.arch].cpu
 
 
 X86_64 = Board("x86_64", "ttyS0", "ttyS1", ("-serial", "chardev:channel"), "pc.ram",
@@ -71,6 +89,7 @@ class Command(NamedTuple):
     ram: Ram | None = None  # None: memory of QEMU's own
     is_incoming: bool = False  # wait for a saved state; kernel and initrd are in there
     clock: tuple[str, ...] = ()  # flags of the instruction clock, for a boot that is measured
+    device_tree: str = ""  # a path; "" for a machine that makes its own or has none
 
     @property
     def arguments(self) -> list[str]:
@@ -78,16 +97,16 @@ class Command(NamedTuple):
         return [*self._machine(), *self._memory(), *self._boot(), *self._network(), *self._lines()]
 
     def _machine(self) -> list[str]:
-        arch, is_kvm = ARCHES[self.board.arch], self.accelerator == "kvm"
+        board, is_kvm = self.board, self.accelerator == "kvm"
         return [
             *("-nodefaults", "-no-user-config"),
             *("-display", "none"),
             "-no-reboot",  # a panic (panic=-1) and a reboot end QEMU, as a power-off does
             *("-sandbox", SANDBOX),
-            *("-machine", arch.machine + (self.board.fixed if self.clock else "")),
-            *("-cpu", "host" if is_kvm else arch.cpu),
-            *("-accel", "kvm" if is_kvm else TCG),
-            *("-smp", "1"),
+            *("-machine", board.machine_name + (board.fixed if self.clock else "")),
+            *("-cpu", "host" if is_kvm else board.cpu_name),
+            *("-accel", "kvm" if is_kvm else board.tcg),
+            *("-smp", str(board.cpus)),
             *("-m", str(self.memory)),
             *self.clock,
         ]
@@ -104,19 +123,16 @@ class Command(NamedTuple):
             return ["-incoming", "defer", *self.board.loader]
         if not self.kernel:
             return []
-        return [*("-kernel", self.kernel), *("-initrd", self.initrd), *("-append", self.cmdline)]
+        tree = ("-dtb", self.device_tree) if self.device_tree else ()
+        initrd = ("-initrd", self.initrd) if self.initrd else ()
+        return [*("-kernel", self.kernel), *initrd, *("-append", self.cmdline), *tree]
 
     def _network(self) -> list[str]:
-        """Cards on private switches; else a user network without a way out or in, but for forwards.
-
-        Without the boot ROM of the card, which nobody runs.
-        """
+        """Cards on private switches; else a user network without a way out or in, but for forwards."""
         if self.wiring and self.wiring.wires:
             return [word for number, wire in enumerate(self.wiring.wires) for word in _wire(number, *wire)]
-        return [
-            *("-netdev", f"user,id={NETDEV},restrict=on,ipv6=off{self.network}"),
-            *("-device", f"virtio-net-pci,netdev={NETDEV},romfile={SYNCHRONOUS if self.clock else ''}"),
-        ]
+        card = self.board.card.format(netdev=NETDEV, synchronous=SYNCHRONOUS if self.clock else "")
+        return [*("-netdev", f"user,id={NETDEV},restrict=on,ipv6=off{self.network}"), *("-device", card)]
 
     def _lines(self) -> list[str]:
         if self.wiring is None:
@@ -129,7 +145,7 @@ class Command(NamedTuple):
             *("-chardev", f"socket,id=monitor,fd={monitor}"),
             *("-mon", "chardev=monitor,mode=control"),
             *("-chardev", logged if self.clock else f"socket,id=console,fd={console}"),
-            *("-serial", "chardev:console"),
+            *self.board.first_line,
             *(() if channel is None else ("-chardev", f"socket,id=channel,fd={channel}", *self.board.second_line)),
         ]
 
@@ -146,7 +162,7 @@ def cmdline(written: bytes, board: Board, *, nonce: str = "", more: str = "") ->
     What stands after " -- " is for init (kernel-parameters.rst) and stays there.
     """
     own, dashes, for_init = " ".join(written.decode("utf-8", "surrogateescape").split()).partition(" -- ")
-    machine = f"console={board.console} panic=-1 {board.words}".strip()
+    machine = f"console={board.console} panic=-1 {board.words}".strip() if board.console else ""
     agent = arguments(board.channel, nonce) if nonce else ""
     whole = " ".join(filter(None, (own, machine, agent, more))) + dashes + for_init
     if len(whole) >= MAX_CMDLINE or not whole.isascii() or not whole.isprintable():

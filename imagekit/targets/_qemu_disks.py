@@ -23,6 +23,7 @@ SECTOR = 512
 DEVICES = {  # the controller, and what is plugged into it
     "disk": ("virtio-blk-pci,{drive},serial={serial},{errors}",),
     "cd": ("virtio-scsi-pci,id=discs", "scsi-cd,bus=discs.0,{drive}"),
+    "sd": (),  # a Pi has one slot for one, and what is in it is told to QEMU otherwise
     "usb": ("qemu-xhci,id=usb", "usb-storage,bus=usb.0,{drive},serial={serial}"),
 }
 
@@ -46,7 +47,7 @@ class Drive:
     identity: tuple[object, ...]  # what its contents are known by
     source: Path | None = None
     is_flash: bool = False  # firmware's memory, in no slot of its own
-    medium: str = "disk"  # or "cd", "usb"
+    medium: str = "disk"  # or "cd", "usb", "sd"
     is_image: bool = False  # the artifact's own, whose lowest layer is never copied
     is_started: bool = False  # by firmware
 
@@ -70,7 +71,8 @@ class Drive:
             node = self.node if is_top else f"{self.node}-{number}"
             access = "" if is_top else ",read-only=on"
             file = f"file.driver=file,file.filename=/proc/self/fd/{layer.handle}"
-            words += ["-blockdev", f"driver={layer.driver},node-name={node},{file}{access}{over}"]
+            option, slot = ("-drive", f"if=sd,id={node}-card,") if is_top and self.medium == "sd" else ("-blockdev", "")
+            words += [option, f"{slot}driver={layer.driver},node-name={node},{file}{access}{over}"]
         return words if self.is_flash else [*words, *self._device()]
 
     @property

@@ -48,6 +48,8 @@ KITS = {
 
 def wanted(rig: Rig, board: Board) -> tuple[str, ...]:
     """The firmware files that the toolbox must bring; raises Problem when the machine cannot have that firmware."""
+    if not board.has_slots:
+        return ()
     if rig.firmware not in FIRMWARES:
         raise unknown("firmware", rig.firmware, FIRMWARES)
     if rig.firmware == "bios" and not KITS[board.arch].has_bios:

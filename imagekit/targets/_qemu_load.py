@@ -28,10 +28,17 @@ ISO_AT, ISO = 0x8001, b"CD001"  # ECMA-119, section 8.1.2
 MEDIA = ("disk", "cd", "usb")
 
 
+class Accelerator(NamedTuple):
+    """Which accelerator a machine gets, and why."""
+
+    name: str
+    why: str
+
+
 class Load(NamedTuple):
     """What a machine is started from."""
 
-    kernel: Mapping[str, int]  # "kernel" and "initrd" by descriptor; empty where firmware starts the disk
+    kernel: Mapping[str, int]  # "kernel", "initrd", "device_tree" by descriptor; empty where firmware starts the disk
     cmdline: bytes
     drives: tuple[Drive, ...] = ()
 
@@ -68,7 +75,7 @@ def load(opened: Opened, *, rig: Rig, folder: Path, held: ExitStack) -> Load:
             f"that takes an artifact with {', '.join(KERNEL)}, or a disk, for {' or '.join(BOARDS)}",
         )
     kept = {role: opened.handles[role] for role in KERNEL[:2]}
-    roots = (_drive(opened, "root", "disk", folder, held),) if "root" in has else ()
+    roots = (as_drive(opened, "root", "disk", folder, held),) if "root" in has else ()
     return Load(kept, opened.read("cmdline"), roots)
 
 
@@ -83,10 +90,10 @@ def kernel_digest(opened: Opened, load: Load) -> str:
 
 
 def _disk(opened: Opened, rig: Rig, folder: Path, held: ExitStack) -> Load:
-    drive = _drive(opened, "disk", rig.media or _medium(opened.handles["disk"]), folder, held)
+    drive = as_drive(opened, "disk", rig.media or _medium(opened.handles["disk"]), folder, held)
     if rig.firmware != "direct":
         return Load({}, b"", (replace(drive, is_started=True),))
-    found = loader.find(_sparse(opened.handles["disk"]), arch=opened.artifact.arch)
+    found = loader.find(sparse(opened.handles["disk"]), arch=opened.artifact.arch)
     return Load(_in_memory(found, held), found.arguments, (drive,))
 
 
@@ -99,17 +106,17 @@ def _uki(opened: Opened, rig: Rig, folder: Path, held: ExitStack) -> Load:
     path = f"EFI/BOOT/BOOT{ARCHES[opened.artifact.arch].efi}.EFI"
     content = Slice(f"/proc/self/fd/{handle}", 0, os.fstat(handle).st_size)
     volume = fat.volume({path: content}, serial=1)
-    made = _memory("esp", volume.chunks(), held)
+    made = memory("esp", volume.chunks(), held)
     identity = (NAME, *(part.sha256 for part in opened.artifact.parts))
     drive = _over(made, volume.size, "raw", identity, folder, held, medium="disk")
     return Load({}, b"", (replace(drive, is_started=True),))
 
 
-def _drive(opened: Opened, role: str, medium: str, folder: Path, held: ExitStack) -> Drive:
+def as_drive(opened: Opened, role: str, medium: str, folder: Path, held: ExitStack) -> Drive:
     """A part as a disk: an overlay over the very bytes that were verified."""
     handle = opened.handles[role]
     driver = _driver(handle) if role == "disk" else "raw"
-    size = os.fstat(handle).st_size if driver == "raw" else _sparse(handle).size
+    size = os.fstat(handle).st_size if driver == "raw" else sparse(handle).size
     part = next(part for part in opened.artifact.parts if part.role == role)
     made = _over(handle, size, driver, (NAME, part.sha256), folder, held, medium=medium)
     return replace(made, source=opened.artifact.path.parent / part.file)
@@ -137,16 +144,16 @@ def _medium(handle: int) -> str:
     return "cd" if os.pread(handle, len(ISO), ISO_AT) == ISO else "disk"
 
 
-def _sparse(handle: int) -> Sparse:
+def sparse(handle: int) -> Sparse:
     """The disk that a file holds, read by our own readers."""
     return of_file(f"/proc/self/fd/{handle}", os.fstat(handle).st_size)
 
 
 def _in_memory(found: loader.Loaded, held: ExitStack) -> dict[str, int]:
-    return {name: _memory(name, [getattr(found, name)], held) for name in KERNEL[:2]}
+    return {name: memory(name, [getattr(found, name)], held) for name in KERNEL[:2]}
 
 
-def _memory(name: str, chunks: Iterable[bytes], held: ExitStack) -> int:
+def memory(name: str, chunks: Iterable[bytes], held: ExitStack) -> int:
     handle = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     held.callback(os.close, handle)
     for chunk in chunks:

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from statistics import median
 
-from imagekit.arch import ARCHES
 from imagekit.artifact import Opened
 from imagekit.boot import SHIFT, Boot, Stage
 from imagekit.guest import Rig
@@ -64,9 +63,9 @@ def _once(opened: Opened, rig: Rig, store: Store) -> Boot:
         kernel = _qemu_load.kernel_digest(made.opened, made.load)[:16]  # another one is another boot
     finally:
         made.close()
-    arch, stages = ARCHES[opened.artifact.arch], tuple(machine.progress.stages)
-    about = {"qemu": machine.version, "machine": arch.machine, "cpu": arch.cpu, "firmware": rig.firmware,
-             "memory": f"{rig.memory} MiB", "kernel": kernel}  # fmt: skip
+    board, stages = made.command.board, tuple(machine.progress.stages)
+    about = {"qemu": machine.version, "machine": board.machine_name, "cpu": board.cpu_name, "firmware": rig.firmware,
+             "memory": f"{made.command.memory} MiB", "kernel": kernel}  # fmt: skip
     before = _before_kernel(stages)
     if counts is not None:
         stages, before = _executed(stages, counts, before if rig.firmware == "direct" else None)

@@ -16,21 +16,15 @@ from imagekit.artifact import Opened
 from imagekit.errors import Problem, RigProblem, unknown
 from imagekit.guest import Rig
 from imagekit.store import Store
-from imagekit.targets import _kvm, _qemu_fittings, _qemu_load
+from imagekit.targets import _kvm, _qemu_fittings, _qemu_load, _raspi
 from imagekit.targets._qemu_command import BOARDS, Board, Command, cmdline, network
 from imagekit.targets._qemu_disks import Drive, attach
 from imagekit.targets._qemu_fittings import Fitting
-from imagekit.targets._qemu_load import Load
+from imagekit.targets._qemu_load import Accelerator, Load
 
 DISKS = "disks"  # a folder of the cache, for files without names
 ACCELERATORS = ("auto", "kvm", "tcg")
-
-
-class Accelerator(NamedTuple):
-    """Which accelerator a machine gets, and why."""
-
-    name: str
-    why: str
+LOADERS = dict.fromkeys(_raspi.PIS, _raspi.load)  # by firmware: who finds what of an artifact is started
 
 
 @dataclass(frozen=True)
@@ -92,6 +86,8 @@ class Plan:
     @property
     def by_hand(self) -> str:
         """A line for the shell that boots the same files with their console on the terminal, without the agent."""
+        if not self.command.board.has_slots:
+            return _raspi.by_hand(self.opened, self.rig)
         files = {part.role: str(self.opened.artifact.path.parent / part.file) for part in self.opened.artifact.parts}
         kernel, initrd = (files.get(role, "") for role in ("kernel", "initrd"))
         line = self.command._replace(kernel=kernel, initrd=initrd, cmdline=self.cmdline() if kernel else "")
@@ -109,22 +105,22 @@ class Plan:
 
 def plan(opened: Opened, *, rig: Rig, store: Store) -> Plan:
     """What starts the artifact as the rig says; close it. Raises Problem when that cannot be, and starts nothing."""
-    board = _board(opened)
+    board = _board(opened, rig)
     _check_firmware(opened, rig)
-    memory.check(opened.artifact.manifest, firmware=rig.firmware, memory=rig.memory)
+    memory.check(opened.artifact.manifest, firmware=rig.firmware, memory=board.memory or rig.memory)
     files = _qemu_fittings.wanted(rig, board)
     tools = toolbox.tools(program(board), *files, mode=rig.tools, store=store, say=rig.say)
-    accelerator = accelerate(rig.accelerator, board.arch, tools, store)
+    accelerator = accelerate(rig.accelerator, board.arch, tools, store) if board.has_slots else _raspi.ACCELERATOR
     with ExitStack() as held:
         opened = _qemu_load.kept(opened, held)
         folder = store.folder(DISKS) if rig.disks or files or _qemu_load.has_disks(opened) else Path()
-        load = _qemu_load.load(opened, rig=rig, folder=folder, held=held)
+        load = LOADERS.get(rig.firmware, _qemu_load.load)(opened, rig=rig, folder=folder, held=held)
         command = Command(
             board=board,
             kernel="",
             initrd="",
             cmdline=cmdline(load.cmdline, board, more=rig.cmdline),
-            memory=rig.memory,
+            memory=board.memory or rig.memory,
             accelerator=accelerator.name,
             network=network(opened.artifact.manifest),
         )
@@ -153,8 +149,10 @@ def accelerate(asked: str, guest: str, tools: toolbox.Tools, store: Store) -> Ac
     return Accelerator("kvm", probe.why) if probe.works else Accelerator("tcg", f"kvm: {probe.why}")
 
 
-def _board(opened: Opened) -> Board:
+def _board(opened: Opened, rig: Rig) -> Board:
     made = opened.artifact
+    if rig.firmware in _raspi.PIS:
+        return _raspi.board(opened, rig)
     if made.arch not in BOARDS:
         raise Problem(f"{made.name} {made.arch} {made.format} cannot be started here", f"known: {' and '.join(BOARDS)}")
     return BOARDS[made.arch]

@@ -74,10 +74,16 @@ def _kernel(made: Plan, nonce: str) -> Iterator[tuple[Command, tuple[int, ...]]]
     if not made.load.kernel:
         yield made.command._replace(cmdline=""), ()
         return
-    kernel, arch = made.load.kernel["kernel"], made.opened.artifact.arch
-    with _initrd(made.load.kernel["initrd"], arch, with_agent=made.rig.channel) as initrd:
-        command = made.command._replace(kernel=_path(kernel), initrd=_path(initrd), cmdline=made.cmdline(nonce))
-        yield command, (kernel, initrd)
+    found, arch = made.load.kernel, made.opened.artifact.arch
+    with _initrd(found["initrd"], arch, with_agent=made.rig.channel) as initrd:
+        handles = {**found, "initrd": initrd}
+        command = made.command._replace(
+            kernel=_path(found["kernel"]),
+            initrd=_path(initrd),
+            cmdline=made.cmdline(nonce),
+            device_tree=_path(found["device_tree"]) if "device_tree" in found else "",
+        )
+        yield command, tuple(handles.values())
 
 
 def launcher(made: Plan, *, handles: tuple[int, ...]) -> Callable[[Lines], "Popen[bytes]"]:
