@@ -1,6 +1,6 @@
 """An SD card for the Raspberry Pi 3: what it starts of by itself."""
 
-from imagekit.artifact import Format, Job, Written
+from imagekit.artifact import Format, Job, Written, keep
 from imagekit.disk import card, raspi
 from imagekit.tree import Tree
 
@@ -8,7 +8,7 @@ from imagekit.tree import Tree
 def write(tree: Tree, *, job: Job) -> dict[str, Written]:
     """The whole card as it is written to one, with the firmware that the definition opted in to."""
     disk = card.card(tree, job=job, board=raspi.BOARDS["raspi3b"])
-    return {"disk": Written(job.store.write(disk.chunks()), disk.size, {"tree": tree.digest})}
+    return {"disk": keep(job.store, disk.chunks(), tree=tree.digest)}
 
 
 FORMAT = Format(

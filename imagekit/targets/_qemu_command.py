@@ -21,7 +21,7 @@ class Board(NamedTuple):
     """What differs between the machines of two architectures."""
 
     arch: str
-    console: str  # the kernel's argument; "" adds none, nor anything else
+    console: str  # the kernel's argument; "" leaves it where the image has it
     channel: str  # the guest's name of the agent's line
     second_line: tuple[str, ...]  # a second UART, on the chardev "channel"
     ram: str  # QEMU's name of the memory, which a saved state knows it by
@@ -34,7 +34,9 @@ class Board(NamedTuple):
     cpus: int = 1
     memory: int = 0  # MiB that it has whatever is asked for
     tcg: str = TCG
-    card: str = "virtio-net-pci,netdev={netdev},romfile={synchronous}"  # of the network, without a boot ROM: nobody runs it
+    card: str = (
+        "virtio-net-pci,netdev={netdev},romfile={synchronous}"  # of the network, without a boot ROM: nobody runs it
+    )
     has_slots: bool = True  # whether disks, cards and displays can be plugged in
 
     @property
@@ -162,7 +164,7 @@ def cmdline(written: bytes, board: Board, *, nonce: str = "", more: str = "") ->
     What stands after " -- " is for init (kernel-parameters.rst) and stays there.
     """
     own, dashes, for_init = " ".join(written.decode("utf-8", "surrogateescape").split()).partition(" -- ")
-    machine = f"console={board.console} panic=-1 {board.words}".strip() if board.console else ""
+    machine = f"console={board.console} panic=-1 {board.words}".strip() if board.console else board.words
     agent = arguments(board.channel, nonce) if nonce else ""
     whole = " ".join(filter(None, (own, machine, agent, more))) + dashes + for_init
     if len(whole) >= MAX_CMDLINE or not whole.isascii() or not whole.isprintable():

@@ -86,7 +86,7 @@ def kernel_digest(opened: Opened, load: Load) -> str:
         return sha256(os.pread(handle, os.fstat(handle).st_size, 0)).hexdigest()
     if "uki" in opened.handles:
         return sha256(loader.of_uki(opened.read("uki")).kernel).hexdigest()
-    return sha256(loader.find(_sparse(opened.handles["disk"]), arch=opened.artifact.arch).kernel).hexdigest()
+    return sha256(loader.find(sparse(opened.handles["disk"]), arch=opened.artifact.arch).kernel).hexdigest()
 
 
 def _disk(opened: Opened, rig: Rig, folder: Path, held: ExitStack) -> Load:

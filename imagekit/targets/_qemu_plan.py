@@ -8,7 +8,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from shlex import join
-from typing import NamedTuple
 
 from imagekit import memory, toolbox
 from imagekit.arch import ARCHES
