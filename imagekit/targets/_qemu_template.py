@@ -61,7 +61,7 @@ def key(plan: Plan, agent: bytes) -> str:
     status = program.stat()
     qemu = (plan.tools.version(plan.program), str(program), status.st_size, status.st_mtime_ns)
     powers = host.powers() if plan.accelerator.name == "kvm" else ()
-    machine = (plan.command.arguments, plan.identity)
+    machine = (plan.command.arguments, plan.command.cmdline, plan.identity)
     whole = (FORM, _boot_id(), plan.opened.artifact.digest, qemu, powers, machine, sha256(agent).hexdigest())
     return sha256(repr(whole).encode()).hexdigest()
 
