@@ -21,7 +21,7 @@ VERSION = f"zlib {zlib.ZLIB_RUNTIME_VERSION} level {gzip.FAST}"  # the bytes dep
 MAX_TAIL = 1 << 20  # bytes behind the disk
 MAX_PARTS = 1 << 19  # pieces of a sparse member
 MAX_MEMBERS = 1 << 14  # of gzip: some archives are made of one for each MiB
-STEP = 64 << 10  # bytes that are read at a time
+STEP = 64 << 10  # bytes that are deflated apart, and that are read at a time
 
 
 def chunks(disk: Sparse) -> Iterator[bytes]:
@@ -35,8 +35,10 @@ def _segments(disk: Sparse) -> Iterator[gzip.Segment]:
     for _, data in disk.blocks(CHUNK):
         if data is None:
             yield _zeros()
-        else:
-            yield gzip.segment([data], level=gzip.FAST if gzip.shrinks(data) else 0)
+            continue
+        for at in range(0, len(data), STEP):
+            part = data[at : at + STEP]
+            yield gzip.segment([part], level=gzip.FAST if gzip.shrinks(part) else 0)
     yield gzip.segment([END])
 
 
