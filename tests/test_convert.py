@@ -37,11 +37,13 @@ def test_what_is_offered_is_what_there_is():
     assert sorted(usage.DISKS) == sorted(containers.KINDS)
 
 
-@pytest.mark.parametrize(("source", "kind"), [*itertools.permutations(KINDS, 2)])
+FROM_GCP = ("raw", "qcow2")  # it unpacks a GiB each time
+PAIRS = [(a, b) for a, b in itertools.permutations(KINDS, 2) if a != "gcp" or b in FROM_GCP]
+
+
+@pytest.mark.parametrize(("source", "kind"), PAIRS)
 def test_every_direction_gives_the_bytes_that_a_build_writes(source, kind, made, tmp_path):
     if source == "gcp":  # a whole GiB, which is another disk
-        if kind == "vhd":
-            pytest.skip("writes a GiB of zeros")
         done = convert(made / source, tmp_path / "out", kind=kind, say=quiet)
         assert done.disk == GIB
         with containers.opened(tmp_path / "out") as (name, disk):
