@@ -25,6 +25,7 @@ SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_S
 MAGICS = {b"QFI\xfb": "qcow2", b"vhdxfile": "vhdx", b"KDMV": "vmdk", b"conectix": "vpc"}  # to QEMU's names
 VHD_FOOTER = 512
 ISO_AT, ISO = 0x8001, b"CD001"  # ECMA-119, section 8.1.2
+RUN = ("bios", "uefi")  # firmware that really runs; of any other this does what it would do
 MEDIA = ("disk", "cd", "usb")
 
 
@@ -58,7 +59,7 @@ def has_disks(opened: Opened) -> bool:
 
 def takes_more(opened: Opened, rig: Rig) -> bool:
     """Whether the kernel can be given an initrd and arguments beyond its own: what firmware finds on a disk cannot."""
-    return rig.firmware == "direct" or {"kernel", "initrd"} <= opened.handles.keys()
+    return rig.firmware not in RUN or {"kernel", "initrd"} <= opened.handles.keys()
 
 
 def load(opened: Opened, *, rig: Rig, folder: Path, held: ExitStack) -> Load:
