@@ -16,7 +16,9 @@ image = Image(
     version="1",
     packages=("debian:nginx-light",),
     kernel="debian:linux-image",  # the generic one: the cloud kernel knows no Raspberry Pi
-    firmware=("debian:raspi-firmware",),  # is not free; by naming it we accept its licence, which is on the card as well
+    firmware=(
+        "debian:raspi-firmware",
+    ),  # is not free; by naming it we accept its licence, which is on the card as well
     without=(
         *DOCS,
         "debconf",

@@ -26,6 +26,8 @@ DEVICES = {  # the controller, and what is plugged into it
     "sd": (),  # a Pi has one slot for one, and what is in it is told to QEMU otherwise
     "usb": ("qemu-xhci,id=usb", "usb-storage,bus=usb.0,{drive},serial={serial}"),
 }
+# A card cannot be told to flush, so that each write must outlive a power cut: as far as to the host's cache is enough.
+CARD = "if=sd,cache.writeback=off,cache.no-flush=on"
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ class Drive:
             node = self.node if is_top else f"{self.node}-{number}"
             access = "" if is_top else ",read-only=on"
             file = f"file.driver=file,file.filename=/proc/self/fd/{layer.handle}"
-            option, slot = ("-drive", f"if=sd,id={node}-card,") if is_top and self.medium == "sd" else ("-blockdev", "")
+            option, slot = ("-drive", f"{CARD},") if is_top and self.medium == "sd" else ("-blockdev", "")
             words += [option, f"{slot}driver={layer.driver},node-name={node},{file}{access}{over}"]
         return words if self.is_flash else [*words, *self._device()]
 
