@@ -144,8 +144,8 @@ class Artifact:
 
     @property
     def has_kernel(self) -> bool:
-        """Whether kernel and initrd are parts of their own, so that a machine can add to them what it likes."""
-        return {"kernel", "initrd"} <= {part.role for part in self.parts}
+        """Whether its kernel is a file of its own, so that a machine can give it more than the image does."""
+        return bool({"kernel", "archive"} & {part.role for part in self.parts})
 
     @property
     def size(self) -> int:

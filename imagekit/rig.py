@@ -50,6 +50,7 @@ class Rig:
     cmdline: str = ""  # appended to the kernel's command line of this boot
     firmware: str = "direct"  # "direct": the kernel is started as fast as can be; "bios", "uefi": by firmware
     media: str = ""  # how a disk image is plugged in: "disk", "cd" or "usb"; "" takes an ISO for a disc
+    image_size: str | int = ""  # of the image's own disk: "8 GiB", larger than it was written; "" leaves it as it is
     disks: tuple[Disk, ...] = ()
     wires: tuple[Wire, ...] = ()  # empty: the closed user network
     display: bool = False  # a graphics card, so that there is something to take a picture of

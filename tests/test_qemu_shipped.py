@@ -11,6 +11,7 @@ import pytest
 from imagekit import build, definition, key, plugs
 from imagekit.artifact import Artifact
 from imagekit.checks import network, standard
+from imagekit.errors import Problem
 from imagekit.guest import Guest, GuestProblem, Rig
 from imagekit.stores.directory import open_store
 
@@ -64,13 +65,14 @@ def test_an_iso_starts_from_a_disc_and_from_a_stick(target: str, firmware: str, 
 
 @pytest.mark.parametrize(
     ("target", "format"),
-    [("qemu_x86_64", "raw_bios"), ("qemu_aarch64", "raw_efi"), ("qemu_x86_64", "kernel_squashfs"),
-     ("qemu_x86_64", "iso"), ("qemu_x86_64", "uki")],
+    [("qemu_x86_64", "raw_bios"), ("qemu_x86_64", "kernel_squashfs"), ("qemu_x86_64", "iso"),
+     *[("qemu_aarch64", format) for format in ("raw_efi", "uki", "tar_kernel_initrd", "gcp", "vmdk")]],
 )  # fmt: skip
 def test_the_kernel_is_found_on_a_disk_and_gets_the_agent(target: str, format: str) -> None:
     with started(target, format) as guest:
         assert guest.http.get("/").text == WORDS
-        has_disk = format.startswith(("raw", "kernel"))
+        assert guest.facts["by_hand"].startswith("imagekit boot /") is not format.startswith("kernel")
+        has_disk = format.startswith(("raw", "kernel", "gcp", "vmdk"))
         assert guest.run("test -b /dev/vda").code == (0 if has_disk else 1)
         assert (" /run/imagekit/root squashfs ro," in guest.run("cat /proc/mounts").text) is has_disk
     assert guest.facts["stopped"] == "the guest powered off"
@@ -97,3 +99,19 @@ def test_a_boot_from_a_disk_is_measured() -> None:
     assert len(boot.runs) == 3
     assert len(boot.about["kernel"]) == 16
     assert boot.spread < 0.01
+
+
+BAD: list[tuple[dict[str, Any], str]] = [
+    ({"image_size": "1 MiB"}, r"image_size='1 MiB': the image's disk has \d+ bytes, and none can be taken away"),
+    ({"image_size": "much"}, "the disk image: 'much' is no size for one"),
+    ({"memory": 32}, r"image 'formats' needs \d+ MiB to boot as raw_efi, and the machine has 32"),
+    ({"firmware": "uefi"}, "raw_efi: an image that firmware starts cannot be given the agent"),
+    ({"firmware": "uefi", "channel": False, "cmdline": "debug"}, "raw_efi: the kernel's arguments are in the image"),
+    ({"media": "floppy"}, r"unknown medium 'floppy'\n.*known: cd, disk, usb"),
+]
+
+
+@pytest.mark.parametrize(("options", "words"), BAD)
+def test_what_cannot_be_started_so(options: dict[str, Any], words: str) -> None:
+    with pytest.raises(Problem, match=words), started("qemu_x86_64", "raw_efi", **options):
+        pass

@@ -158,16 +158,14 @@ def overlay(size: int, folder: Path, held: ExitStack) -> int:
 
 
 def _blank(disk: Disk, folder: Path, held: ExitStack) -> Drive:
-    size = bytes_of(disk)
+    size = bytes_of(disk.size, disk.name)
     return Drive(disk.name, size, overlay(size, folder, held), (), (disk.name, size))
 
 
-def bytes_of(disk: Disk) -> int:
-    """The size of a blank disk; raises Problem when that is no measure."""
-    found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)", str(disk.size))
+def bytes_of(wanted: str | int, name: str) -> int:
+    """The size of a disk as somebody wrote it; raises Problem when that is no measure."""
+    found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)", str(wanted))
     size = int(float(found[1]) * UNITS[found[2]]) if found and found[2] in UNITS else 0
     if not 0 < size <= qcow2.MAX_SIZE or size % SECTOR:
-        raise Problem(
-            f"the disk {disk.name}: {disk.size!r} is no size for one", 'as in "64 MiB": whole sectors of 512 bytes'
-        )
+        raise Problem(f"the disk {name}: {wanted!r} is no size for one", 'as in "64 MiB": whole sectors of 512 bytes')
     return size

@@ -7,25 +7,29 @@ from contextlib import ExitStack
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import NamedTuple
 
 from imagekit.arch import ARCHES
 from imagekit.artifact import Opened
-from imagekit.disk import fat, loader
-from imagekit.disk.sparse import Sparse, of_file
+from imagekit.disk import containers, fat, loader, untar
+from imagekit.disk.sparse import CHUNK, SECTOR, Sparse
 from imagekit.errors import Problem
 from imagekit.guest import Rig
 from imagekit.targets._qemu_command import BOARDS
-from imagekit.targets._qemu_disks import Drive, Layer, overlay
+from imagekit.targets._qemu_disks import Drive, Layer, bytes_of, overlay
 from imagekit.tree import Slice
 
 KERNEL = ("kernel", "initrd", "cmdline")
+ARCHIVED = ("kernel", "initrd.img", "cmdline")  # the same in a tar: formats/tar_kernel_initrd.py
 NAME = "image"  # of the disk; no disk of a rig can have it, for it is refused there
 SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
-MAGICS = {b"QFI\xfb": "qcow2", b"vhdxfile": "vhdx", b"KDMV": "vmdk", b"conectix": "vpc"}  # to QEMU's names
-VHD_FOOTER = 512
+DRIVERS = {  # QEMU's for the kinds of file that it reads as they are
+    **{name: name for name in ("raw", "qcow2", "vhdx", "vmdk")},
+    **dict.fromkeys(("vhd", "vhd_dynamic"), "vpc"),
+}
 ISO_AT, ISO = 0x8001, b"CD001"  # ECMA-119, section 8.1.2
-RUN = ("bios", "uefi")  # firmware that really runs; of any other this does what it would do
+REAL = ("bios", "uefi")  # firmware that runs; in the place of others QEMU is given what they would find
 MEDIA = ("disk", "cd", "usb")
 
 
@@ -58,26 +62,38 @@ def has_disks(opened: Opened) -> bool:
 
 
 def takes_more(opened: Opened, rig: Rig) -> bool:
-    """Whether the kernel can be given an initrd and arguments beyond its own: what firmware finds on a disk cannot."""
-    return rig.firmware not in RUN or {"kernel", "initrd"} <= opened.handles.keys()
+    """Whether the kernel can be given an initrd and arguments beyond its own: what real firmware finds cannot."""
+    return rig.firmware not in REAL or opened.artifact.has_kernel
 
 
 def load(opened: Opened, *, rig: Rig, folder: Path, held: ExitStack) -> Load:
     """What the rig's firmware starts of an artifact; raises Problem when that is nothing."""
-    has = opened.handles.keys()
-    if "disk" in has:
-        return _disk(opened, rig, folder, held)
-    if "uki" in has:
-        return _uki(opened, rig, folder, held)
-    if not set(KERNEL) <= has:
-        made = opened.artifact
-        raise Problem(
-            f"{made.name} {made.arch} {made.format} cannot be started by its kernel",
-            f"that takes an artifact with {', '.join(KERNEL)}, or a disk, for {' or '.join(BOARDS)}",
-        )
+    for role, take in TAKERS.items():
+        if role in opened.handles:
+            return take(opened, rig, folder, held)
+    made = opened.artifact
+    raise Problem(
+        f"{made.name} {made.arch} {made.format} cannot be started by its kernel",
+        f"that takes an artifact with {', '.join(KERNEL)}, or a disk, for {' or '.join(BOARDS)}",
+    )
+
+
+def _kernel(opened: Opened, _rig: Rig, folder: Path, held: ExitStack) -> Load:
+    """Kernel and initrd as they are; a root beside them is the first disk."""
     kept = {role: opened.handles[role] for role in KERNEL[:2]}
-    roots = (as_drive(opened, "root", "disk", folder, held),) if "root" in has else ()
-    return Load(kept, opened.read("cmdline"), roots)
+    roots = []
+    if "root" in opened.handles:
+        layer = Layer(opened.handles["root"], "raw")
+        roots = [_over(opened, "root", layer, os.fstat(layer.handle).st_size, folder=folder, held=held)]
+    return Load(kept, opened.read("cmdline"), tuple(roots))
+
+
+def _archive(opened: Opened, _rig: Rig, _folder: Path, held: ExitStack) -> Load:
+    """The same three in one tar."""
+    files = {path: entry.content for path, entry in untar.members([opened.read("archive")])}
+    found = [files.get(f"/{name}", b"") for name in ARCHIVED]
+    kernel, initrd, cmdline = (data if isinstance(data, bytes) else data.read() for data in found)
+    return Load(_in_memory(loader.Loaded(kernel, initrd, cmdline), held), cmdline)
 
 
 def kernel_digest(opened: Opened, load: Load) -> str:
@@ -87,15 +103,50 @@ def kernel_digest(opened: Opened, load: Load) -> str:
         return sha256(os.pread(handle, os.fstat(handle).st_size, 0)).hexdigest()
     if "uki" in opened.handles:
         return sha256(loader.of_uki(opened.read("uki")).kernel).hexdigest()
-    return sha256(loader.find(sparse(opened.handles["disk"]), arch=opened.artifact.arch).kernel).hexdigest()
+    with ExitStack() as held:
+        _, disk = disk_of(opened.handles["disk"], None, held)
+        return sha256(loader.find(disk, arch=opened.artifact.arch).kernel).hexdigest()
 
 
 def _disk(opened: Opened, rig: Rig, folder: Path, held: ExitStack) -> Load:
-    drive = as_drive(opened, "disk", rig.media or _medium(opened.handles["disk"]), folder, held)
+    """By its firmware; or the kernel that this would find on it, with the disk beside."""
+    kind, disk = disk_of(opened.handles["disk"], folder, held)
+    drive = attached(opened, kind, disk, rig, folder, held)
     if rig.firmware != "direct":
         return Load({}, b"", (replace(drive, is_started=True),))
-    found = loader.find(sparse(opened.handles["disk"]), arch=opened.artifact.arch)
+    found = loader.find(disk, arch=opened.artifact.arch)
     return Load(_in_memory(found, held), found.arguments, (drive,))
+
+
+def disk_of(handle: int, folder: Path | None, held: ExitStack) -> tuple[str, Sparse]:
+    """(kind, disk) of a file of any kind, by our own readers."""
+    return held.enter_context(containers.opened(Path(f"/proc/self/fd/{handle}"), folder=folder))
+
+
+def attached(opened: Opened, kind: str, disk: Sparse, rig: Rig, folder: Path, held: ExitStack) -> Drive:
+    """The image's disk under an overlay: QEMU reads the very file, unless that is an archive."""
+    handle, driver, size = opened.handles["disk"], DRIVERS.get(kind, ""), disk.size
+    if not driver:
+        handle, driver = _unpacked(disk, folder, held), "raw"
+    if rig.image_size:
+        size = bytes_of(rig.image_size, NAME)
+        if size < disk.size:
+            has = f"the image's disk has {disk.size} bytes, and none can be taken away"
+            raise Problem(f"image_size={rig.image_size!r}: {has}")
+    return _over(opened, "disk", Layer(handle, driver), size, rig.media or _medium(handle), folder=folder, held=held)
+
+
+def _unpacked(disk: Sparse, folder: Path, held: ExitStack) -> int:
+    """The disk as a raw file without a name, where its zeros are holes."""
+    with TemporaryFile(dir=folder) as file:
+        for offset, data in disk.filled(CHUNK):
+            file.seek(offset)
+            file.write(data)
+        file.truncate(disk.size)
+        file.flush()
+        handle = os.dup(file.fileno())
+    held.callback(os.close, handle)
+    return handle
 
 
 def _uki(opened: Opened, rig: Rig, folder: Path, held: ExitStack) -> Load:
@@ -107,47 +158,24 @@ def _uki(opened: Opened, rig: Rig, folder: Path, held: ExitStack) -> Load:
     path = f"EFI/BOOT/BOOT{ARCHES[opened.artifact.arch].efi}.EFI"
     content = Slice(f"/proc/self/fd/{handle}", 0, os.fstat(handle).st_size)
     volume = fat.volume({path: content}, serial=1)
-    made = memory("esp", volume.chunks(), held)
-    identity = (NAME, *(part.sha256 for part in opened.artifact.parts))
-    drive = _over(made, volume.size, "raw", identity, folder, held, medium="disk")
+    layer = Layer(memory("esp", volume.chunks(), held), "raw")
+    drive = _over(opened, "uki", layer, volume.size, folder=folder, held=held)
     return Load({}, b"", (replace(drive, is_started=True),))
 
 
-def as_drive(opened: Opened, role: str, medium: str, folder: Path, held: ExitStack) -> Drive:
-    """A part as a disk: an overlay over the very bytes that were verified."""
-    handle = opened.handles[role]
-    driver = _driver(handle) if role == "disk" else "raw"
-    size = os.fstat(handle).st_size if driver == "raw" else sparse(handle).size
-    part = next(part for part in opened.artifact.parts if part.role == role)
-    made = _over(handle, size, driver, (NAME, part.sha256), folder, held, medium=medium)
-    return replace(made, source=opened.artifact.path.parent / part.file)
-
-
 def _over(
-    handle: int, size: int, driver: str, identity: tuple[object, ...], folder: Path, held: ExitStack, *, medium: str
+    opened: Opened, role: str, layer: Layer, size: int, medium: str = "disk", *, folder: Path, held: ExitStack
 ) -> Drive:
-    size = -(-size // 512) * 512
-    below = (Layer(handle, driver),)
-    return Drive(NAME, size, overlay(size, folder, held), below, identity, medium=medium, is_image=True)
-
-
-def _driver(handle: int) -> str:
-    """QEMU's name of what a file is, by its content."""
-    head, size = os.pread(handle, 8, 0), os.fstat(handle).st_size
-    for magic, driver in MAGICS.items():
-        if head.startswith(magic):
-            return driver
-    tail = os.pread(handle, 8, max(size - VHD_FOOTER, 0))
-    return "vpc" if tail == b"conectix" else "raw"
+    """A part as a disk: an overlay over the very bytes that were verified."""
+    part = next(part for part in opened.artifact.parts if part.role == role)
+    size = -(-size // SECTOR) * SECTOR
+    identity = (NAME, part.sha256, size, medium)
+    source = opened.artifact.path.parent / part.file
+    return Drive(NAME, size, overlay(size, folder, held), (layer,), identity, source, medium=medium, is_image=True)
 
 
 def _medium(handle: int) -> str:
     return "cd" if os.pread(handle, len(ISO), ISO_AT) == ISO else "disk"
-
-
-def sparse(handle: int) -> Sparse:
-    """The disk that a file holds, read by our own readers."""
-    return of_file(f"/proc/self/fd/{handle}", os.fstat(handle).st_size)
 
 
 def _in_memory(found: loader.Loaded, held: ExitStack) -> dict[str, int]:
@@ -155,6 +183,7 @@ def _in_memory(found: loader.Loaded, held: ExitStack) -> dict[str, int]:
 
 
 def memory(name: str, chunks: Iterable[bytes], held: ExitStack) -> int:
+    """A sealed memory file of these bytes."""
     handle = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     held.callback(os.close, handle)
     for chunk in chunks:
@@ -163,3 +192,6 @@ def memory(name: str, chunks: Iterable[bytes], held: ExitStack) -> int:
             rest = rest[os.write(handle, rest) :]
     fcntl.fcntl(handle, fcntl.F_ADD_SEALS, SEALS)
     return handle
+
+
+TAKERS = {"disk": _disk, "uki": _uki, "archive": _archive, "kernel": _kernel}  # of an artifact by what it has

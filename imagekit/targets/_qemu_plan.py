@@ -89,6 +89,10 @@ class Plan:
             return _raspi.by_hand(self.opened, self.rig)
         files = {part.role: str(self.opened.artifact.path.parent / part.file) for part in self.opened.artifact.parts}
         kernel, initrd = (files.get(role, "") for role in ("kernel", "initrd"))
+        is_inside = bool(self.load.kernel) or "disk" not in files  # and no line of QEMU's looks into a file for one
+        if is_inside and not kernel:
+            rig = ("--memory", str(self.rig.memory), "--firmware", self.rig.firmware)
+            return join(["imagekit", "boot", str(self.opened.artifact.path), *rig])
         line = self.command._replace(kernel=kernel, initrd=initrd, cmdline=self.cmdline() if kernel else "")
         more = [word for part in self._parts for word in part.by_hand]
         argv = self.tools.argv(self.program, *line.arguments, *more)

@@ -29,7 +29,9 @@ from imagekit.targets._qemu_lives import Lives
 from imagekit.targets._qemu_plan import DISKS, Plan, plan
 
 FORM, NOTES, STATE = 1, "saved.json", "state"
-OF_THE_MACHINE = ("memory", "channel", "cmdline", "firmware", "display")  # of the rig: what a resume cannot change
+OF_THE_MACHINE = (  # of the rig: what a resume cannot change
+    *("memory", "channel", "cmdline", "firmware", "display", "media", "image_size"),
+)
 
 
 def saver(target: str, lives: Lives) -> Callable[[Path], None]:

@@ -26,7 +26,6 @@ from imagekit.errors import Problem, RigProblem
 from imagekit.guest import Rig
 from imagekit.targets import _qemu_load
 from imagekit.targets._qemu_command import Board
-from imagekit.targets._qemu_disks import overlay
 from imagekit.targets._qemu_load import Accelerator, Load
 
 TCG = "tcg,thread=single,tb-size=64"  # four processors in four threads spin where they wait for each other
@@ -88,8 +87,8 @@ def board(opened: Opened, rig: Rig) -> Board:
 
 def load(opened: Opened, *, rig: Rig, folder: Path, held: ExitStack) -> Load:
     """What the Pi's firmware would start of the card; raises a Problem that says what it would miss."""
-    pi, handle = PIS[rig.firmware], opened.handles["disk"]
-    disk = _qemu_load.sparse(handle)
+    pi = PIS[rig.firmware]
+    kind, disk = _qemu_load.disk_of(opened.handles["disk"], folder, held)
     files = boot_partition(disk, pi.reads)
     found = raspi.boot(files, pi.reads)
     kernel, tree = files[found.kernel].read(), files[found.device_tree].read()
@@ -103,8 +102,8 @@ def load(opened: Opened, *, rig: Rig, folder: Path, held: ExitStack) -> Load:
     }
     handles = {name: _qemu_load.memory(name, [data], held) for name, data in contents.items()}
     words = found.cmdline if not rig.channel else _moved(found.cmdline)
-    size = card_size(disk.size)
-    drive = replace(_qemu_load.as_drive(opened, "disk", "sd", folder, held), size=size, top=overlay(size, folder, held))
+    card = replace(rig, media="sd", image_size=rig.image_size or card_size(disk.size))
+    drive = _qemu_load.attached(opened, kind, disk, card, folder, held)
     return Load(handles, words.encode("utf-8", "surrogateescape"), (drive,))
 
 
