@@ -26,8 +26,9 @@ DEVICES = {  # the controller, and what is plugged into it
     "sd": (),  # a Pi has one slot for one, and what is in it is told to QEMU otherwise
     "usb": ("qemu-xhci,id=usb", "usb-storage,bus=usb.0,{drive},serial={serial}"),
 }
-# A card cannot be told to flush, so that each write must outlive a power cut: as far as to the host's cache is enough.
-CARD = "if=sd,cache.writeback=off,cache.no-flush=on"
+# A card cannot be told to flush: each write must outlive a power cut, which is the end of QEMU and not of the host, so
+# that the overlay's tables are written each time, and the file itself need not reach the host's disk.
+CARD = "if=sd,cache.writeback=off,file.cache.no-flush=on"
 
 
 @dataclass(frozen=True)
