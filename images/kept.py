@@ -30,5 +30,11 @@ def test_what_is_written_outlives_a_power_cut(fresh):
     assert fresh.http.get("/").text == "1\n"
 
 
+def test_the_changes_grow_with_the_disk(boot):
+    guest = boot(image_size="1 GiB")
+    blocks = int(guest.run("df -k /").check().text.splitlines()[-1].split()[1])
+    assert blocks > 900 << 10, "nearly all of the disk, where 16 MiB were shipped"
+
+
 def test_serves_as_it_is_shipped(shipped):
     assert shipped.http.get("/").text == "0\n"
