@@ -9,6 +9,7 @@ import pytest
 from imagekit import toolbox
 from imagekit.disk import qcow2, vhd, vhdx, vmdk
 from imagekit.disk.sparse import Piece, is_zeros, laid
+from imagekit.errors import Problem
 from imagekit.stores.directory import open_store
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
@@ -119,3 +120,25 @@ def test_what_qemu_wrote_is_read(kind, options, disk, tmp_path, qemu_img):
     raw, path = raw_of(DISKS[disk], tmp_path / "raw"), tmp_path / "disk"
     qemu_img("convert", "-f", "raw", "-O", name, *options, raw, path)
     assert same(read(path), DISKS[disk])
+
+
+def test_snapshots_and_room_that_was_set_aside_do_not_disturb(tmp_path, qemu_img):
+    path = tmp_path / "disk"
+    qemu_img("create", "-f", "qcow2", "-o", "preallocation=metadata,lazy_refcounts=on", path, "70M")
+    assert same(qcow2.read(path), laid(70 * MIB, []))
+    path.write_bytes(b"".join(qcow2.chunks(DISKS["text and noise"])))
+    qemu_img("snapshot", "-c", "before", path)
+    qemu_img("resize", "-f", "qcow2", path, "+8M")
+    assert same(qcow2.read(path), laid(48 * MIB, DISKS["text and noise"].pieces))
+
+
+def test_an_empty_file_is_one_of_an_empty_disk():
+    for size in (MIB, 6 * GIB, 1 << 44):
+        assert qcow2.empty(size) == b"".join(qcow2.chunks(laid(size, [])))
+
+
+@pytest.mark.parametrize("kind", CONTAINERS)
+def test_a_disk_that_a_format_cannot_hold_is_refused(kind):
+    for size in (0, 1 << 60):
+        with pytest.raises(Problem, match="it holds 1 to"):
+            list(CONTAINERS[kind][0](laid(size, [])))
