@@ -58,7 +58,7 @@ def test_the_root_is_on_the_card(guest):
 
 
 @pytest.mark.sample("rpi3", "rpi4")
-def test_serves_its_page_as_it_is_shipped(shipped):
+def test_answers(shipped):
     assert shipped.http.get("/").status == 200
 
 

@@ -44,12 +44,15 @@ def job_of(store, arch="x86_64"):
     return Job("toy", "1", arch, store, tools=tools)
 
 
+def fitting(plug, tree=BOOTABLE):
+    """The tree for the first architecture that a format exists for."""
+    return tree if plug.arches[0] == "x86_64" else tree.override(PI).complete()
+
+
 def write(tree, store, format):
     """Of the first architecture that the format exists for."""
     plug = plugs.load("formats", format)
-    if "x86_64" in plug.arches:
-        return plug.write(tree, job=job_of(store))
-    return plug.write(tree.override(PI).complete(), job=job_of(store, plug.arches[0]))
+    return plug.write(fitting(plug, tree), job=job_of(store, plug.arches[0]))
 
 
 def written(tree, store, format):

@@ -49,7 +49,7 @@ def label(target: str) -> str:
 
 def oracles(format: str, folder: Path) -> tuple[str, ...]:
     """The programs that are asked about a format, by asking them about a small one."""
-    from test_formats import BOOTABLE, PI, tools
+    from test_formats import fitting, tools
 
     asked: list[str] = []
     patch = pytest.MonkeyPatch()
@@ -59,8 +59,7 @@ def oracles(format: str, folder: Path) -> tuple[str, ...]:
     try:
         plug, store = plugs.load("formats", format), open_store(folder / "cache")
         job = Job("toy", "1", plug.arches[0], store, Layout(root="squashfs"), tools)
-        tree = BOOTABLE if "x86_64" in plug.arches else BOOTABLE.override(PI).complete()
-        for role, part in plug.write(tree, job=job).items():
+        for role, part in plug.write(fitting(plug), job=job).items():
             path = folder / f"toy{plug.suffixes[role]}"
             path.write_bytes(store.read(part.sha256))
             _oracles._look(path, _oracles.Bench(folder, []))
