@@ -92,9 +92,12 @@ def main() -> int:
     options = asked.parse_args()
     with tempfile.TemporaryDirectory() as name:
         bench = Bench(options.definition.resolve(), Path(name), root="initrd")
-        bench.build("raw_efi")
-        peer = prepared(bench, Path(name))
-        pairs = [(ran(peer), bench.build("raw_efi")) for _ in range(options.rounds)]
+        try:
+            bench.build("raw_efi")
+            peer = prepared(bench, Path(name))
+            pairs = [(ran(peer), bench.build("raw_efi")) for _ in range(options.rounds)]
+        finally:
+            bench.forget()
     for of, what in (("seconds", "wall"), ("cpu", "processor")):
         ratio = statistics.median(getattr(theirs, of) / getattr(own, of) for theirs, own in pairs)
         theirs, own = (statistics.median(getattr(pair[n], of) for pair in pairs) * 1000 for n in (0, 1))
