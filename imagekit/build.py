@@ -289,11 +289,14 @@ def _fetched(pins: Sequence[Pin], who: str, store: Store, say: Say) -> list[tupl
 def _compose(image: Image, packages: list[tuple[Pin, Package]], *, folder: Path, arch: str, store: Store) -> Tree:
     modules, drivers = (_modules(image, arch, store), _drivers(image, arch)) if image.kernel else ((), ())
     whole = compose.compose(image, packages, folder=folder, arch=arch, modules=modules, drivers=drivers, store=store)
-    return (
-        whole.override(assets.tree(_assets(image, arch), [package for _, package in packages]))
-        if image.kernel
-        else whole
-    )
+    names = _assets(image, arch)
+    return whole.override(assets.tree(names, _bringing(names, packages, arch))) if image.kernel else whole
+
+
+def _bringing(names: list[str], packages: list[tuple[Pin, Package]], arch: str) -> list[Package]:
+    """The packages that may bring assets: none that is only there for the root is looked through."""
+    own = assets.packages(names, arch)
+    return [package for pin, package in packages if pin.role != "package" or package.name in own]
 
 
 def _check_offered(image: Image, arch: str, format: str) -> None:

@@ -86,8 +86,14 @@ def symlink(target: str, *, owner: str = "image") -> Entry:
 class Tree(Mapping[str, Entry]):
     """An immutable mapping of absolute paths to entries; see the module's docstring."""
 
-    def __init__(self, entries: Mapping[str, Entry] | Iterable[tuple[str, Entry]] = ()) -> None:
+    def __init__(
+        self, entries: Mapping[str, Entry] | Iterable[tuple[str, Entry]] = (), *, whole: "Tree | None" = None
+    ) -> None:
+        """The entries of a tree; `whole`: the tree that has these very entries and more, in its order."""
         self._entries = dict(entries)
+        self._lines: dict[str, bytes] = whole._lines if whole is not None else {}  # of the digest, made once
+        if whole is not None and "paths" in whole.__dict__:
+            self.__dict__["paths"] = tuple(path for path in whole.paths if path in self._entries)
 
     def __getitem__(self, path: str) -> Entry:
         return self._entries[path]
@@ -121,10 +127,11 @@ class Tree(Mapping[str, Entry]):
     @cached_property
     def digest(self) -> str:
         """sha256 over every path and its identity, whatever the order they were added in."""
-        total = sha256(b"imagekit tree 1\n")
+        lines, entries = self._lines, self._entries
         for path in self.paths:
-            total.update(repr((path, *self._entries[path].identity)).encode("utf-8", "surrogateescape"))
-        return total.hexdigest()
+            if path not in lines:
+                lines[path] = repr((path, *entries[path].identity)).encode("utf-8", "surrogateescape")
+        return sha256(b"".join((b"imagekit tree 1\n", *(lines[path] for path in self.paths)))).hexdigest()
 
     @property
     def size(self) -> int:
@@ -144,7 +151,7 @@ class Tree(Mapping[str, Entry]):
 
     def filter(self, keep: Callable[[str], bool]) -> "Tree":
         """The part whose paths `keep` accepts."""
-        return Tree({path: entry for path, entry in self._entries.items() if keep(path)})
+        return Tree({path: entry for path, entry in self._entries.items() if keep(path)}, whole=self)
 
     def without(self, paths: Iterable[str]) -> "Tree":
         """The tree without these paths and all below them; hard links to what is gone become the file itself."""
@@ -153,7 +160,9 @@ class Tree(Mapping[str, Entry]):
         kept = {p: e for p, e in self._entries.items() if p not in gone and not p.startswith(below)}
         if len(kept) == len(self._entries):
             return self
-        return Tree(_heal_links(kept, self._entries))
+        healed = _heal_links(kept, self._entries)
+        is_part = all(entry is self._entries[path] for path, entry in healed.items())
+        return Tree(healed, whole=self if is_part else None)
 
     def override(self, other: "Tree") -> "Tree":
         """The tree with the paths of `other` in place of its own: how an image's own files replace a package's.
@@ -180,10 +189,15 @@ class Tree(Mapping[str, Entry]):
     def by_owner(self) -> dict[str, "Tree"]:
         """One Tree per owner, by name: what formats compress apart, so that a change costs only its own part."""
         parts: dict[str, dict[str, Entry]] = {}
-        for path, entry in self._entries.items():
+        for path in self.paths:
+            entry = self._entries[path]
             holder = self._entries.get(entry.target, entry) if entry.kind == "hardlink" else entry
             parts.setdefault(holder.owner, {})[path] = entry
-        return {owner: Tree(parts[owner]) for owner in sorted(parts)}
+        found = {owner: Tree(parts[owner]) for owner in sorted(parts)}
+        for part in found.values():
+            part._lines = self._lines
+            part.__dict__["paths"] = tuple(part)
+        return found
 
 
 def union(trees: Iterable[Tree]) -> Tree:
@@ -200,11 +214,14 @@ def union(trees: Iterable[Tree]) -> Tree:
 def below_symlink(tree: Tree) -> tuple[str, str] | None:
     """The first path below a symlink (or a file), and that symlink: such a file vanishes when it is written."""
     leaves = {path for path, entry in tree.items() if entry.kind != "dir"}
+    fine = {""}  # the folders that were looked at, up to the root
     for path in tree.paths:
-        parent = path
-        while parent := parent.rpartition("/")[0]:
+        parent = path.rpartition("/")[0]
+        while parent not in fine:
             if parent in leaves:
                 return path, parent
+            fine.add(parent)
+            parent = parent.rpartition("/")[0]
     return None
 
 

@@ -42,8 +42,7 @@ def facts(digest: str) -> dict[str, str]:
 
 def root(tree: Tree) -> Tree:
     """The tree less what a boot takes: /boot is empty."""
-    rest = tree.without(("/boot",))
-    return Tree({**rest, "/boot": tree["/boot"]}) if "/boot" in tree else rest
+    return tree.without([path for path in tree if path.startswith("/boot/") and path.count("/") == 2])
 
 
 def check(tree: Tree, *, format: str) -> None:
