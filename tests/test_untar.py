@@ -12,7 +12,7 @@ WRITTEN = {
     "/etc/file": file(b"bytes" * 300, mode=0o4755, uid=70_000_000),
     "/etc/empty": file(b""),
     "/etc/link": symlink("../" * 60 + "x"),
-    "/etc/hard": Entry("hardlink", 0o644, target="/etc/file"),
+    "/etc/hard": Entry("hardlink", 0o4755, uid=70_000_000, target="/etc/file"),  # it is its file
     "/null": Entry("char", 0o666, device=(1, 3)),
     "/pipe": Entry("fifo", 0o600),
     LONG: file(b"far", mode=0o600)._replace(xattrs=(("security.capability", b"\1\0\n=x"),)),
