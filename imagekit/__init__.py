@@ -54,6 +54,10 @@ def __getattr__(name: str) -> object:
 
     if hasattr(errors, name):  # without loading the rest
         return getattr(errors, name)
-    from imagekit import image, layout, rig
+    from imagekit import image, layout
 
-    return getattr(next(module for module in (rig, layout, image) if hasattr(module, name)), name)
+    if found := next((module for module in (layout, image) if hasattr(module, name)), None):
+        return getattr(found, name)
+    from imagekit import rig  # what a build has no use for
+
+    return getattr(rig, name)

@@ -133,7 +133,7 @@ def _same(source: Path, target: Path) -> bool:
 
 
 def _copy(source: Path, target: Path) -> None:
-    with open(source, "rb") as file, host.draft(target) as draft:
+    with open(source, "rb") as file, host.draft(target, is_large=True) as draft:
         left = os.fstat(file.fileno()).st_size
         while left and (sent := os.sendfile(draft.fileno(), file.fileno(), None, left)):
             left -= sent
@@ -154,7 +154,7 @@ def inputs(image: Image, definition: Path) -> list[str]:
 
     Folders are named too: their times tell of files that came or went. Modules that the definition imported count.
     """
-    found = [definition, locks.beside(definition), *_own_files()]
+    found: list[str | Path] = [definition, locks.beside(definition), *_own_files()]
     for content in image.files.values():
         if isinstance(content, File):
             source = definition.parent / content.source
@@ -164,20 +164,20 @@ def inputs(image: Image, definition: Path) -> list[str]:
         if path and not path.startswith((sys.prefix, sys.base_prefix)):
             found.append(Path(path))
     project = options.project(Path.cwd())[0]
-    return [str(path.absolute()) for path in (*found, *filter(None, [project]))]
+    return [os.path.abspath(path) for path in (*found, *filter(None, [project]))]  # noqa: PTH100 - without an object each
 
 
 @cache
 def own_digest() -> str:
     """Names this imagekit by size and time of each of its files: another one may write other bytes."""
-    found = ((path, path.stat()) for path in _own_files())
-    return _digest([imagekit.__version__, [[path.name, of.st_size, of.st_mtime_ns] for path, of in found]])
+    found = ((os.path.basename(path), os.stat(path)) for path in _own_files())  # noqa: PTH116, PTH119 - half the time
+    return _digest([imagekit.__version__, [[name, of.st_size, of.st_mtime_ns] for name, of in found]])
 
 
 @cache
-def _own_files() -> list[Path]:
+def _own_files() -> list[str]:
     found = os.walk(Path(__file__).parent)
-    return sorted(Path(folder, name) for folder, _, names in found for name in names if not name.endswith(".pyc"))
+    return sorted(f"{folder}/{name}" for folder, _, names in found for name in names if not name.endswith(".pyc"))
 
 
 def target_modules(arch: str) -> tuple[str, ...]:

@@ -198,9 +198,11 @@ def once(folder: Path, name: str, *, say: Callable[[str], None] | None = None) -
 
 
 @contextmanager
-def draft(final: Path) -> Iterator[BinaryIO]:
+def draft(final: Path, *, is_large: bool = False) -> Iterator[BinaryIO]:
     """A new file that takes the name `final` when the block ends well, and is removed when it does not.
 
+    is_large: a file of that name goes first, for a moment in which there is none: where one replaces another, ext4
+    writes all of it to the disk at once (ext4(5), auto_da_alloc), which takes longer than making it.
     A draft whose writer was killed is removed by the next one. Raises RigProblem when it cannot be written.
     """
     try:
@@ -210,6 +212,8 @@ def draft(final: Path) -> Iterator[BinaryIO]:
             try:
                 yield file
                 file.flush()
+                if is_large:
+                    final.unlink(missing_ok=True)
                 Path(file.name).replace(final)
             finally:
                 Path(file.name).unlink(missing_ok=True)

@@ -1,9 +1,11 @@
 """What a guest tells of itself: files of its own, and the events of its boot."""
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from imagekit.errors import Problem
-from imagekit.guest import Guest
+
+if TYPE_CHECKING:
+    from imagekit.guest import Guest
 
 EVENTS = "/run/imagekit/events"  # a line each: SECONDS WORDS, in the guest's clock; early.py lists the words
 
@@ -15,12 +17,12 @@ class Event(NamedTuple):
     words: tuple[str, ...]
 
 
-def read(guest: Guest, *paths: str) -> str:
+def read(guest: "Guest", *paths: str) -> str:
     """The text of files, one after the other; one that is not there adds nothing."""
     return guest.run(["cat", *paths]).stdout.decode("utf-8", "backslashreplace")
 
 
-def events(guest: Guest) -> list[Event]:
+def events(guest: "Guest") -> list[Event]:
     """Everything that happened since the guest's init began; raises Problem where no init of ours runs."""
     lines = [line.split() for line in read(guest, EVENTS).splitlines()]
     if not lines:

@@ -1,10 +1,14 @@
 """Services and boot steps: what runs, what failed and why."""
 
+from typing import TYPE_CHECKING
+
 from imagekit.checks import _told
-from imagekit.guest import Guest
+
+if TYPE_CHECKING:
+    from imagekit.guest import Guest
 
 
-def failed(guest: Guest) -> dict[str, str]:
+def failed(guest: "Guest") -> dict[str, str]:
     """What failed since the guest booted: name -> why; also a service that ended badly and was started again."""
     found: dict[str, str] = {}
     ends: dict[str, int] = {}
@@ -22,7 +26,7 @@ def failed(guest: Guest) -> dict[str, str]:
     return found
 
 
-def running(guest: Guest) -> set[str]:
+def running(guest: "Guest") -> set[str]:
     """The services that were started and have not ended."""
     found: set[str] = set()
     for event in _told.events(guest):

@@ -1,13 +1,16 @@
 """Tests that every image should pass, ready to import: `from imagekit.checks.standard import *`."""
 
-from imagekit import health
+from typing import TYPE_CHECKING
+
 from imagekit.artifact import Artifact
-from imagekit.baseline import Recorded
 from imagekit.checks import boot, network, services, signature, size
-from imagekit.comparison import Comparison
-from imagekit.guest import Guest
 from imagekit.image import Image
 from imagekit.key import Key
+
+if TYPE_CHECKING:  # every build reads the definitions that import this module
+    from imagekit.baseline import Recorded
+    from imagekit.comparison import Comparison
+    from imagekit.guest import Guest
 
 __all__ = (
     "test_boots_as_recorded",
@@ -36,20 +39,20 @@ def test_is_signed(artifact: Artifact, key: Key) -> None:
 
 def test_rebuilds_identically(artifact: Artifact, rebuilt: Artifact) -> None:
     """A build from the same packages gives the same bytes, whoever builds, where and when; see twice.py."""
-    from imagekit import twice  # here, since every build reads the definitions that import this module
+    from imagekit import twice
 
     assert twice.differences(artifact, rebuilt) == []
     assert rebuilt.digest == artifact.digest
 
 
-def test_boots_within_budget(image: Image, guest: Guest, recorded: Recorded) -> None:
+def test_boots_within_budget(image: Image, guest: "Guest", recorded: "Recorded") -> None:
     """The guest is ready as fast as its image promises, by the instruction clock; else its stages are shown."""
     budget = image.budget.boot_seconds
     assert budget is not None, NO_BUDGET.format(image.name, "boot")
     assert boot.seconds(guest) <= budget, boot.breakdown(guest, image, recorded)
 
 
-def test_boots_as_recorded(image: Image, guest: Guest, recorded: Recorded) -> None:
+def test_boots_as_recorded(image: Image, guest: "Guest", recorded: "Recorded") -> None:
     """The guest boots no slower than is on record, by the instruction clock; else the stages that grew are shown."""
     if why := recorded.unusable(guest.boot):
         from unittest import SkipTest  # here, as in the other test, for the sake of builds
@@ -58,18 +61,20 @@ def test_boots_as_recorded(image: Image, guest: Guest, recorded: Recorded) -> No
     assert recorded.slower(guest.boot) == 0.0, boot.breakdown(guest, image, recorded)
 
 
-def test_no_worse_than_before(comparison: Comparison) -> None:
+def test_no_worse_than_before(comparison: "Comparison") -> None:
     """With --compare REV: neither the size nor the boot has grown by more than 2 % since that revision."""
     assert comparison.worse == [], comparison.table()
 
 
-def test_boots_as_shipped(image: Image, shipped: Guest) -> None:
+def test_boots_as_shipped(image: Image, shipped: "Guest") -> None:
     """The image, untouched, comes up by its own firmware, and its services answer from outside."""
+    from imagekit import health
+
     states = health.states(shipped.events())
     assert {name: state.reason for name, state in states.items() if state.state == "failed"} == {}
     assert network.unanswered(image, shipped) == {}
 
 
-def test_nothing_failed(guest: Guest) -> None:
+def test_nothing_failed(guest: "Guest") -> None:
     """No service and no boot step failed."""
     assert services.failed(guest) == {}

@@ -48,7 +48,7 @@ def _contents(tree: Tree, job: Job, firmware: tuple[str, ...]) -> Mapping[str, S
     found: dict[str, Sparse] = {}
     if "uefi" in firmware:
         name = f"EFI/BOOT/BOOT{ARCHES[job.arch].efi}.EFI"
-        program = b"".join(uki.chunks(tree, parts, arguments=arguments, job=job))
+        program = b"".join(uki.chunks(tree, parts, arguments=arguments, of=uki.programs(tree, arch=job.arch)))
         found[EFI] = fat.volume({name: program}, label="BOOT", serial=ids.number(tree.digest, "boot volume"))
     if "bios" in firmware:
         found[CORE] = _of(grub.disc_core(tree, job=job))

@@ -15,7 +15,6 @@ import struct
 from collections.abc import Iterable, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from imagekit import host
@@ -148,6 +147,8 @@ def _made(tree: Tree, job: Job, form: str, prefix: str, modules: Sequence[str]) 
 
 
 def _mkimage(tools: Any, files: Mapping[str, bytes], *, form: str, prefix: str, modules: Sequence[str]) -> bytes:
+    from tempfile import TemporaryDirectory
+
     with TemporaryDirectory(prefix="imagekit-grub-") as folder:
         place = Path(folder)
         try:

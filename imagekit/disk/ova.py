@@ -8,8 +8,6 @@ import re
 from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
-from tempfile import TemporaryFile
-from xml.sax.saxutils import quoteattr
 
 from imagekit.disk import container, tarhead, vmdk
 from imagekit.disk.container import File
@@ -29,7 +27,7 @@ OVF = """\
  xmlns:rasd="http://schemas.dmtf.org/wbem/wscim/1/cim-schema/2/CIM_ResourceAllocationSettingData"
  xmlns:vssd="http://schemas.dmtf.org/wbem/wscim/1/cim-schema/2/CIM_VirtualSystemSettingData">
  <References>
-  <File ovf:id="file1" ovf:href={disk} ovf:size="{size}"/>
+  <File ovf:id="file1" ovf:href="{disk}" ovf:size="{size}"/>
  </References>
  <DiskSection>
   <Info>The disk of the machine</Info>
@@ -88,6 +86,8 @@ ITEMS: tuple[dict[str, str], ...] = (  # ResourceType of CIM: 3 processor, 4 mem
 
 def chunks(disk: Sparse, *, folder: Path) -> Iterator[bytes]:
     """The archive of this disk; its VMDK is made in a file of `folder` first, since its digest stands before it."""
+    from tempfile import TemporaryFile
+
     with TemporaryFile(dir=folder) as made:
         total = sha256()
         for chunk in vmdk.chunks(disk):
@@ -108,7 +108,7 @@ def _texts(disk: Sparse, size: int, digest: str) -> Iterator[bytes]:
     """Descriptor and manifest, in this order (DSP0243, 6: "OVF package")."""
     items = "\n".join("   <Item>\n" + "".join(map(_field, item.items())) + "   </Item>" for item in ITEMS)
     capacity = container.aligned(disk.size, SECTOR)
-    ovf = OVF.format(disk=quoteattr(DISK), size=size, capacity=capacity, items=items).encode()
+    ovf = OVF.format(disk=DISK, size=size, capacity=capacity, items=items).encode()
     manifest = f"SHA256({DESCRIPTOR})= {sha256(ovf).hexdigest()}\nSHA256({DISK})= {digest}\n".encode()
     for name, data in ((DESCRIPTOR, ovf), (MANIFEST, manifest)):
         yield tarhead.header(name, len(data)) + data + bytes(-len(data) % tarhead.BLOCK)

@@ -4,6 +4,7 @@ Source: the UAPI Group's "Unified Kernel Image" specification. See disk/pe for t
 """
 
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 from imagekit.artifact import Job
 from imagekit.disk import cmdline, pe
@@ -17,18 +18,29 @@ OS_RELEASE = "/usr/lib/os-release"
 CONSOLES = {"x86_64": "console=tty0 console=ttyS0 no_timer_check", "aarch64": "console=tty0 console=ttyAMA0"}
 
 
-def chunks(tree: Tree, parts: Sequence[bytes], *, arguments: str, job: Job) -> Iterator[bytes]:
-    """The program piece by piece; parts: of the initrd. Raises Problem when stub or kernel are for other machines."""
+class Programs(NamedTuple):
+    """What a UKI is made from, both programs for UEFI."""
+
+    stub: bytes
+    kernel: bytes
+
+
+def programs(tree: Tree, *, arch: str) -> Programs:
+    """Stub and kernel of a tree. Raises Problem when they are not there, or for other machines."""
     check(tree)
-    stub, kernel = (_program(tree, path, job.arch) for path in (STUB, KERNEL))
+    return Programs(*(_program(tree, path, arch) for path in (STUB, KERNEL)))
+
+
+def chunks(tree: Tree, parts: Sequence[bytes], *, arguments: str, of: Programs) -> Iterator[bytes]:
+    """The program piece by piece; parts: of the initrd."""
     sections: dict[str, Sequence[bytes]] = {
         ".osrel": [tree.read(OS_RELEASE) if OS_RELEASE in tree else b""],
         ".cmdline": [arguments.encode("utf-8", "surrogateescape")],
         ".uname": [release(tree).encode("utf-8", "surrogateescape")],
         ".initrd": parts,
-        ".linux": [kernel],
+        ".linux": [of.kernel],
     }
-    return pe.chunks(stub, {name: data for name, data in sections.items() if any(data)})
+    return pe.chunks(of.stub, {name: data for name, data in sections.items() if any(data)})
 
 
 def check(tree: Tree) -> None:

@@ -9,7 +9,8 @@ def write(tree: Tree, *, job: Job) -> dict[str, Written]:
     """A stub from the image's suite, and behind it what kernel_initrd writes in three files."""
     initrd.check(tree, format="uki")
     parts = initrd.parts(initrd.root(tree), store=job.store)
-    made = uki.chunks(tree, parts, arguments=uki.arguments(tree, job=job), job=job)
+    of = uki.programs(tree, arch=job.arch)
+    made = uki.chunks(tree, parts, arguments=uki.arguments(tree, job=job), of=of)
     return {"uki": keep(job.store, made, **initrd.facts(tree.digest))}
 
 

@@ -7,6 +7,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from imagekit import host
+from imagekit.beside import summed
 from imagekit.errors import RigProblem
 from imagekit.stamp import cache_location
 from imagekit.store import Store
@@ -37,13 +38,13 @@ def open_store(location: Path | None = None) -> Store:
         return data
 
     def write(chunks: Iterable[bytes]) -> str:
-        total = sha256()
-        with _atomic(root) as (put, publish):
+        with _atomic(root) as (put, publish), summed() as total:
             for chunk in chunks:
                 total.update(chunk)
                 put(chunk)
-            publish(path(total.hexdigest()))
-        return total.hexdigest()
+            digest = total.hexdigest()
+            publish(path(digest))
+        return digest
 
     def recall(kind: str, key: str) -> bytes | None:
         try:
