@@ -48,13 +48,8 @@ class Key:
 
     def sign(self, data: bytes, *, comment: str) -> str:
         """A detached signature as the text of a .minisig file; `comment` is signed too."""
-        if self.seed is None:
-            raise Problem(f"key {self.id} is a public key: it verifies, it cannot sign", "name the secret key's file")
-        from nacl.signing import SigningKey
-
-        signer = SigningKey(self.seed)
-        signature = signer.sign(data).signature
-        whole = signer.sign(signature + comment.encode()).signature
+        signature = self.sign_bytes(data)
+        whole = self.sign_bytes(signature + comment.encode())
         return (
             f"untrusted comment: signature by imagekit key {self.id}\n{_base64(b'Ed' + self.number + signature)}\n"
             f"trusted comment: {comment}\n{_base64(whole)}\n"
@@ -67,16 +62,27 @@ class Key:
             raise Problem(
                 f"signed by key {number[::-1].hex().upper()}, not by {self.id}", "name the signer's key with --key"
             )
+        self.verify_bytes(data, raw)
+        self.verify_bytes(raw + comment.encode(), whole)
+        return comment
+
+    def sign_bytes(self, data: bytes) -> bytes:
+        """The bare signature over `data`, 64 bytes; for formats that say in the signed bytes what they are."""
+        if self.seed is None:
+            raise Problem(f"key {self.id} is a public key: it verifies, it cannot sign", "name the secret key's file")
+        from nacl.signing import SigningKey
+
+        return bytes(SigningKey(self.seed).sign(data).signature)
+
+    def verify_bytes(self, data: bytes, signature: bytes) -> bytes:
+        """`data`, if this is its bare signature by this key; raises Problem for any other."""
         from nacl.exceptions import BadSignatureError
         from nacl.signing import VerifyKey
 
         try:
-            verifier = VerifyKey(self.public)
-            verifier.verify(data, raw)
-            verifier.verify(raw + comment.encode(), whole)
+            return bytes(VerifyKey(self.public).verify(data, signature))
         except (BadSignatureError, ValueError) as error:
             raise Problem("the signature does not fit: the bytes are not the ones that were signed") from error
-        return comment
 
 
 def new(comment: str = "") -> Key:
