@@ -143,6 +143,17 @@ class Artifact:
         return tuple(Part(**{k: p[k] for k in ("role", "file", "size", "sha256")}) for p in self.manifest["parts"])
 
     @property
+    def sbom(self) -> Part | None:
+        """The CycloneDX document that lies beside it; None for an artifact that is older than those."""
+        named = self.manifest.get("sbom")
+        return Part("sbom", **{k: named[k] for k in ("file", "size", "sha256")}) if named else None
+
+    @property
+    def files(self) -> tuple[Part, ...]:
+        """Every file that the manifest answers for: the parts, and what tells of them."""
+        return (*self.parts, *filter(None, [self.sbom]))
+
+    @property
     def has_kernel(self) -> bool:
         """Whether its kernel is a file of its own, so that a machine can give it more than the image does."""
         return bool({"kernel", "archive"} & {part.role for part in self.parts})
@@ -167,14 +178,25 @@ class Artifact:
 
     def verify(self, key: Key) -> None:
         """Raise a Problem that names the first thing that is wrong: the signature, or a part."""
-        _verify_signature(self, key)
-        for part in self.parts:
+        self.verify_manifest(key)
+        for part in self.files:
             _check_part(self.path.parent / part.file, part, lambda _: None)
+
+    def verify_manifest(self, key: Key) -> None:
+        """Raise a Problem unless the key signed the manifest; no part is looked at."""
+        _verify_signature(self, key)
+
+    def read_sbom(self) -> bytes:
+        """The CycloneDX document beside it, if it has one: the bytes whose sha256 the manifest holds."""
+        part, chunks = self.sbom, list[bytes]()
+        if part:
+            _check_part(self.path.parent / part.file, part, chunks.append)
+        return b"".join(chunks)
 
     @contextmanager
     def opened(self, key: Key) -> Iterator["Opened"]:
         """The parts as verified copies of our own: what is used is what was verified, whoever owns the files."""
-        _verify_signature(self, key)
+        self.verify_manifest(key)
         handles: dict[str, int] = {}
         try:
             for part in self.parts:
@@ -250,13 +272,14 @@ def _check_shape(manifest: Mapping[str, Any]) -> None:
     for name in ("name", "arch", "format", "kind"):
         if not isinstance(manifest[name], str):
             raise ValueError(f"{name} is no text")
-    for part in manifest["parts"]:
+    named = [*manifest["parts"], *([{"role": "sbom", **manifest["sbom"]}] if "sbom" in manifest else [])]
+    for part in named:
         if not FILE_NAME.match(part["file"]):
             raise ValueError(f"part {part['file']!r} is no file beside it")
         if not isinstance(part["size"], int) or part["size"] < 0 or not SHA256.match(part["sha256"]):
             raise ValueError(f"part {part['file']} has no size and sha256")
     for name in ("role", "file"):
-        values = [str(part[name]) for part in manifest["parts"]]
+        values = [str(part[name]) for part in named]
         if len(values) != len(set(values)):
             raise ValueError(f"two parts have the same {name}")
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import imagekit
 from imagekit import artifact as artifacts
-from imagekit import assets, compose, early, host, memory, options, plugs, toolbox
+from imagekit import assets, compose, early, host, memory, options, plugs, sbom, toolbox
 from imagekit import lock as locks
 from imagekit.arch import arch as arch_named
 from imagekit.artifact import MANIFEST_SUFFIX, SIGNATURE_SUFFIX, Artifact, Format, Job, Written
@@ -64,7 +64,7 @@ def artifact(
             say(f"{image.name} {arch}: writing {format}")
             job = Job(image.name, image.version, arch, store, image.disk, partial(_tools, pinned, store, say), say)
             made = _write(whole, packages, job=job, format=format, place=place, key=key,
-                          digests={"definition": definition, "lock": lock.digest})  # fmt: skip
+                          asked={"definition": definition, "lock": lock.digest, "suite": image.suite})  # fmt: skip
     return made
 
 
@@ -111,7 +111,7 @@ def publish(made: Artifact, out: Path) -> Artifact:
     except OSError as error:
         raise RigProblem(f"cannot write to {out}: {error.strerror}", "name another folder with -o") from error
     signature = made.path.name + SIGNATURE_SUFFIX
-    for name in (*(part.file for part in made.parts), made.path.name, signature):
+    for name in (*(file.file for file in made.files), made.path.name, signature):
         if not _same(made.path.parent / name, out / name):
             _copy(made.path.parent / name, out / name)
     return Artifact(out / made.path.name, made.text, made.manifest)
@@ -332,15 +332,9 @@ def _tools(mode: str, store: Store, say: Say, *names: str) -> toolbox.Tools:
 
 
 def _write(
-    whole: Tree,
-    packages: list[tuple[Pin, Package]],
-    *,
-    job: Job,
-    format: str,
-    place: Path,
-    key: Key,
-    digests: Mapping[str, str],
-) -> Artifact:
+    whole: Tree, packages: list[tuple[Pin, Package]], *, job: Job, format: str, place: Path, key: Key,
+    asked: Mapping[str, str],
+) -> Artifact:  # fmt: skip
     kind: Format = plugs.load("formats", format)
     written = kind.write(whole, job=job)
     stem = f"{job.name}_{job.version}_{job.arch}"
@@ -351,8 +345,8 @@ def _write(
         "network": _network(whole),
         "memory": memory.needed(whole, job=job, format=kind),
     }
-    manifest = {"imagekit": imagekit.__version__, **about, **machine, **digests, **content}
-    return _place(manifest, written, f"{stem}.{format}{MANIFEST_SUFFIX}", place=place, key=key, store=job.store)
+    manifest = {"imagekit": imagekit.__version__, **about, **machine, **asked, **content}
+    return _place(manifest, written, f"{stem}.{format}", place=place, key=key, store=job.store)
 
 
 def _network(whole: Tree) -> str:
@@ -378,9 +372,12 @@ def _largest(whole: Tree) -> list[list[str | int]]:
 
 
 def _place(
-    manifest: Mapping[str, Any], written: Mapping[str, Written], name: str, *, place: Path, key: Key, store: Store
+    manifest: Mapping[str, Any], written: Mapping[str, Written], stem: str, *, place: Path, key: Key, store: Store
 ) -> Artifact:
-    """Lay the artifact down whole: a draft folder, renamed when parts, manifest and signature are in it."""
+    """Lay the artifact down whole: a draft folder, renamed when parts, SBOM, manifest and signature are in it."""
+    name, beside, document = stem + MANIFEST_SUFFIX, stem + sbom.SUFFIX, sbom.cyclonedx(manifest)
+    told = {"file": beside, "size": len(document), "sha256": sha256(document).hexdigest()}
+    manifest = {**manifest, "sbom": told}
     text = artifacts.canonical(manifest)
     comment = f"imagekit {manifest['name']} {manifest['version']} {manifest['arch']} {manifest['format']}"
     draft = place.with_name(f".{place.name}")  # whoever makes this artifact holds its lock: what is there was abandoned
@@ -388,6 +385,7 @@ def _place(
     draft.mkdir()
     for part in manifest["parts"]:
         os.link(store.path(written[part["role"]].sha256), draft / part["file"])
+    (draft / beside).write_bytes(document)
     (draft / name).write_bytes(text)
     (draft / (name + SIGNATURE_SUFFIX)).write_text(key.sign(text, comment=comment))
     draft.replace(place)

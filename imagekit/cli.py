@@ -106,7 +106,7 @@ def build(asked: "Namespace") -> int:
             made = build.artifact(image, folder=path.parent, lock=pinned, arch=arch, format=format,
                                   key=key[0], store=store, say=_say, tools=asked.tools)  # fmt: skip
             outs.append(out := build.publish(made, asked.output))
-            wrote += [str(out.path), *(str(out.path.with_name(part.file)) for part in out.parts)]
+            wrote += [str(out.path), *(str(out.path.with_name(file.file)) for file in out.files)]
             said.append(f"{image.name} {arch} {format}  {_size(made.size)}  {out.path}")
         read += build.inputs(image, path)
         if asked.check:

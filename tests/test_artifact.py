@@ -107,6 +107,35 @@ def test_a_changed_part_is_told(
     assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
+SBOM = b'{"bomFormat":"CycloneDX"}'
+
+
+def told(**changes: Any) -> dict[str, Any]:
+    """A manifest with a CycloneDX document beside it."""
+    about = {"file": "web.cdx.json", "size": len(SBOM), "sha256": sha256(SBOM).hexdigest()}
+    return manifest(sbom={**about, **changes})
+
+
+@pytest.mark.parametrize("change", [cut, grow, flip, Path.unlink, make_a_folder])
+def test_a_changed_sbom_is_told_and_no_machine_needs_it(tmp_path: Path, change: Callable[[Path], None]) -> None:
+    (tmp_path / "web.cdx.json").write_bytes(SBOM)
+    made = laid(tmp_path, told())
+    made.verify(KEY)
+    assert made.read_sbom() == SBOM
+    assert artifact.load(tmp_path / "web.cdx.json") == made
+    change(tmp_path / "web.cdx.json")
+    with pytest.raises(Problem, match=r"web\.cdx\.json"):
+        made.verify(KEY)
+    with pytest.raises(Problem, match=r"web\.cdx\.json"):
+        made.read_sbom()
+    with made.opened(KEY) as opened:
+        assert opened.handles.keys() == PARTS.keys()
+
+
+def test_an_artifact_without_an_sbom_has_none(made: Artifact) -> None:
+    assert (made.sbom, made.files, made.read_sbom()) == (None, made.parts, b"")
+
+
 HOLE, EDGE = bytes(artifact.CHUNK), b"data"
 
 
@@ -226,6 +255,11 @@ ONE = part("root", b"")
         (manifest(parts=[{**ONE, "size": -1}]), "has no size and sha256"),
         (manifest(parts=[{**ONE, "sha256": "x"}]), "has no size and sha256"),
         (manifest(parts=[{k: v for k, v in ONE.items() if k != "sha256"}]), "KeyError: 'sha256'"),
+        (manifest(sbom=7), "TypeError"),
+        (manifest(sbom={}), "KeyError: 'file'"),
+        (told(file="../x"), "is no file beside it"),
+        (told(file="web_1_x86_64.kernel"), "two parts have the same file"),
+        (told(size=-1), "has no size and sha256"),
         (manifest(parts=[ONE, {**ONE, "file": "b"}]), "two parts have the same role"),
         (manifest(parts=[ONE, {**ONE, "role": "b"}]), "two parts have the same file"),
     ],

@@ -15,7 +15,7 @@ import pytest
 from debian_archive import Item, archive, folders
 from test_kmod import module
 
-from imagekit import artifact, build, cli, definition, key, toolbox
+from imagekit import artifact, build, cli, definition, key, sbom, toolbox
 from imagekit.errors import Problem
 from imagekit.stores.directory import open_store
 from imagekit.tree import Tree, file
@@ -118,9 +118,10 @@ def test_a_format_gets_its_programs_from_where_they_were_asked_for(monkeypatch, 
 def test_one_command_writes_signed_artifacts(project):
     assert cli.main(["build", "tiny.py", "-o", "out"]) == 0
     assert sorted(digests("out")) == [
-        "tiny_0_x86_64.cmdline", "tiny_0_x86_64.initrd", "tiny_0_x86_64.kernel",
+        "tiny_0_x86_64.cmdline", "tiny_0_x86_64.initrd", "tiny_0_x86_64.kernel", "tiny_0_x86_64.kernel_initrd.cdx.json",
         "tiny_0_x86_64.kernel_initrd.manifest.json", "tiny_0_x86_64.kernel_initrd.manifest.json.minisig",
-        "tiny_0_x86_64.tar.gz", "tiny_0_x86_64.tar.manifest.json", "tiny_0_x86_64.tar.manifest.json.minisig",
+        "tiny_0_x86_64.tar.cdx.json", "tiny_0_x86_64.tar.gz",
+        "tiny_0_x86_64.tar.manifest.json", "tiny_0_x86_64.tar.manifest.json.minisig",
     ]  # fmt: skip
     public = str(KEYS / "test.pub")
     assert cli.main(["verify", "out/tiny_0_x86_64.initrd", "out/tiny_0_x86_64.tar.manifest.json", "--key", public]) == 0
@@ -130,6 +131,12 @@ def test_one_command_writes_signed_artifacts(project):
     assert {p["role"]: p["sha256"] for p in manifest["parts"]}["kernel"] == sha256(b"MZ" * 80000).hexdigest()
     assert manifest["lock"] == build.read_lock(project / "tiny.py").digest
     assert manifest["largest"][0][0] == "/boot/kernel"
+    document = Path("out/tiny_0_x86_64.kernel_initrd.cdx.json").read_bytes()
+    named = manifest.pop("sbom")
+    assert document == sbom.cyclonedx(manifest)
+    assert (named["sha256"], named["size"]) == (sha256(document).hexdigest(), len(document))
+    assert b'"pkg:deb/debian/busybox-static@' in document
+    assert b"?arch=amd64&distro=debian-12" in document
 
 
 def test_a_manifest_is_the_same_before_and_after_it_was_written():
