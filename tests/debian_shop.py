@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 from debian_archive import SUITE, Archive, Item, archive, folders
 
+from imagekit import download
 from imagekit.package import Package, Pin, Request
-from imagekit.sources import _fetch
 from imagekit.sources.debian import SOURCE
 from imagekit.store import Store
 
-CALM = _fetch.Patience(stall=20, start=60, tries=2, pause=0.01)  # so that a busy machine fails no test
-HASTY = _fetch.Patience(stall=0.3, start=60, tries=2, pause=0.01)
+CALM = download.Patience(stall=20, start=60, tries=2, pause=0.01)  # so that a busy machine fails no test
+HASTY = download.Patience(stall=0.3, start=60, tries=2, pause=0.01)
 NGINX = b"not really nginx" * 5000
 
 
@@ -45,7 +45,7 @@ def stocked(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Archive]:
                  component="non-free-firmware", fields={"Depends": "missing"})  # fmt: skip
         made.publish()
         made.use(monkeypatch)
-        monkeypatch.setattr(_fetch, "PATIENCE", CALM)
+        monkeypatch.setattr(download, "PATIENCE", CALM)
         yield made
 
 

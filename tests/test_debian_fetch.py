@@ -9,17 +9,17 @@ from pathlib import Path
 import pytest
 from debian_mirror import Answer, Mirror, serving
 
+from imagekit import download
 from imagekit.errors import RigProblem
 from imagekit.package import Gone
-from imagekit.sources import _fetch
 from imagekit.store import Store
 from imagekit.stores.directory import open_store
 
 DATA = bytes(range(256)) * 800
 DIGEST = sha256(DATA).hexdigest()
-CALM = _fetch.Patience(stall=20, start=60, tries=3, pause=0.01)  # so that a busy machine fails no test
-STALLED = _fetch.Patience(stall=0.3, start=60, tries=3, pause=0.01)
-LATE = _fetch.Patience(stall=20, start=1, slowest=1e9, tries=3, pause=0.01)
+CALM = download.Patience(stall=20, start=60, tries=3, pause=0.01)  # so that a busy machine fails no test
+STALLED = download.Patience(stall=0.3, start=60, tries=3, pause=0.01)
+LATE = download.Patience(stall=20, start=1, slowest=1e9, tries=3, pause=0.01)
 HASTY = {
     "silent": STALLED,
     "stall in the middle": STALLED,
@@ -42,10 +42,10 @@ def store(tmp_path: Path) -> Store:
 
 
 def fetch(
-    mirror: Mirror, store: Store, *, beat: _fetch.Beat = lambda _: None, patience: _fetch.Patience = CALM
+    mirror: Mirror, store: Store, *, beat: download.Beat = lambda _: None, patience: download.Patience = CALM
 ) -> None:
-    with closing(_fetch.Calls(patience).line()) as line:
-        _fetch.fetch(line, mirror.address, "pool/x+1_all.deb", size=len(DATA), digest=DIGEST, store=store, beat=beat)
+    with closing(download.Calls(patience).line()) as line:
+        download.fetch(line, mirror.address, "pool/x+1_all.deb", size=len(DATA), digest=DIGEST, store=store, beat=beat)
 
 
 def kept(store: Store) -> list[Path]:
@@ -63,9 +63,9 @@ def test_what_was_asked_for_is_kept(mirror: Mirror, store: Store) -> None:
 def test_a_connection_is_kept_for_the_next_file(mirror: Mirror) -> None:
     ports = set()
     mirror.answers["*"] = lambda answer: (ports.add(answer.client_address[1]), answer.file())[1]
-    with closing(_fetch.Calls(CALM).line()) as line:
+    with closing(download.Calls(CALM).line()) as line:
         for _ in range(3):
-            assert _fetch.text(line, f"{mirror.address}/pool/x+1_all.deb", 1 << 20) == DATA
+            assert download.text(line, f"{mirror.address}/pool/x+1_all.deb", 1 << 20) == DATA
     assert len(ports) == 1
     assert len(mirror.requests) == 3
 
@@ -223,22 +223,22 @@ def test_chunks_are_read(mirror: Mirror, store: Store) -> None:
 
 def test_no_mirror_at_all(store: Store) -> None:
     with (
-        closing(_fetch.Calls(CALM).line()) as line,
+        closing(download.Calls(CALM).line()) as line,
         pytest.raises(RigProblem, match=r"connection failed.*tried 3 times"),
     ):
-        _fetch.fetch(line, "http://127.0.0.1:1", "x", size=1, digest=DIGEST, store=store, beat=lambda _: None)
-    with closing(_fetch.Calls(CALM).line()) as line, pytest.raises(RigProblem, match="name cannot be resolved"):
-        _fetch.fetch(line, "http://mirror.invalid", "x", size=1, digest=DIGEST, store=store, beat=lambda _: None)
+        download.fetch(line, "http://127.0.0.1:1", "x", size=1, digest=DIGEST, store=store, beat=lambda _: None)
+    with closing(download.Calls(CALM).line()) as line, pytest.raises(RigProblem, match="name cannot be resolved"):
+        download.fetch(line, "http://mirror.invalid", "x", size=1, digest=DIGEST, store=store, beat=lambda _: None)
 
 
 def test_all_transfers_end_at_once(mirror: Mirror, store: Store) -> None:
-    calls = _fetch.Calls(_fetch.Patience(stall=60))
+    calls = download.Calls(download.Patience(stall=60))
 
     mirror.answers["*"] = lambda _: (calls.end(), mirror.over.wait(20), None)[2]
     with closing(calls.line()) as line, pytest.raises(RigProblem, match="ended"):
-        _fetch.fetch(line, mirror.address, "x", size=9, digest=DIGEST, store=store, beat=lambda _: None)
+        download.fetch(line, mirror.address, "x", size=9, digest=DIGEST, store=store, beat=lambda _: None)
     with closing(calls.line()) as line, pytest.raises(RigProblem, match="ended"):
-        _fetch.fetch(line, mirror.address, "x", size=9, digest=DIGEST, store=store, beat=lambda _: None)
+        download.fetch(line, mirror.address, "x", size=9, digest=DIGEST, store=store, beat=lambda _: None)
     assert not mirror.over.is_set()
     assert len(mirror.requests) == 1
 
@@ -261,18 +261,18 @@ REDIRECTS = {
 @pytest.mark.parametrize(("old", "location"), REDIRECTS, ids=" -> ".join)
 def test_where_a_redirect_may_lead(old: str, location: str) -> None:
     if expected := REDIRECTS[old, location]:
-        assert _fetch._redirected(old, location) == expected
+        assert download._redirected(old, location) == expected
     else:
         with pytest.raises(RigProblem, match="redirects elsewhere"):
-            _fetch._redirected(old, location)
+            download._redirected(old, location)
 
 
 def test_credentials_of_the_address_are_sent_and_never_shown(mirror: Mirror) -> None:
     seen: list[str] = []
     mirror.answers["*"] = lambda this: (seen.append(this.headers["Authorization"]), this.body(b"", 403))[1]
     secret = mirror.address.replace("//", "//me:canary%21@")
-    with closing(_fetch.Calls(CALM).line()) as line, pytest.raises(RigProblem) as caught:
-        _fetch.text(line, f"{secret}/x", 10)
+    with closing(download.Calls(CALM).line()) as line, pytest.raises(RigProblem) as caught:
+        download.text(line, f"{secret}/x", 10)
     assert seen == ["Basic bWU6Y2FuYXJ5IQ=="]
     assert "canary" not in str(caught.value)
 
@@ -281,18 +281,18 @@ def test_a_proxy_of_the_environment_is_used(mirror: Mirror, monkeypatch: pytest.
     mirror.answers["*"] = lambda this: this.body(b"through the proxy")
     monkeypatch.setenv("http_proxy", mirror.address)
     monkeypatch.delenv("no_proxy", raising=False)
-    with closing(_fetch.Calls(CALM).line()) as line:
-        assert _fetch.text(line, "http://mirror.invalid/x", 100) == b"through the proxy"
+    with closing(download.Calls(CALM).line()) as line:
+        assert download.text(line, "http://mirror.invalid/x", 100) == b"through the proxy"
     assert mirror.requests == ["http://mirror.invalid/x"]
 
 
 def test_names_are_quoted(mirror: Mirror, store: Store) -> None:
     path = "a b/?c#d\r\nX: y"
-    with closing(_fetch.Calls(CALM).line()) as line, pytest.raises(Gone):
-        _fetch.fetch(line, mirror.address, path, size=1, digest=DIGEST, store=store, beat=lambda _: None)
+    with closing(download.Calls(CALM).line()) as line, pytest.raises(Gone):
+        download.fetch(line, mirror.address, path, size=1, digest=DIGEST, store=store, beat=lambda _: None)
     assert mirror.requests == ["/a%20b/%3Fc%23d%0D%0AX%3A%20y"]
 
 
 def test_the_deadline_grows_with_the_size() -> None:
-    patience = _fetch.Patience(start=10, slowest=1000)
+    patience = download.Patience(start=10, slowest=1000)
     assert patience.deadline(5000) - time.monotonic() == pytest.approx(15, abs=1)

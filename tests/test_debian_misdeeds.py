@@ -8,9 +8,9 @@ from debian_archive import Archive, xz
 from debian_mirror import Answer
 from debian_shop import CALM, HASTY, check_store, obtain, resolve, stocked
 
+from imagekit import download
 from imagekit.errors import RigProblem
 from imagekit.package import Gone
-from imagekit.sources import _fetch
 from imagekit.store import Store
 from imagekit.stores.directory import open_store
 
@@ -83,7 +83,7 @@ def test_a_package_that_does_not_come_as_pinned(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     if misdeed is stall:
-        monkeypatch.setattr(_fetch, "PATIENCE", HASTY)
+        monkeypatch.setattr(download, "PATIENCE", HASTY)
     pins = resolve(store, "nginx")
     path = "/debian/" + next(pin.path for pin in pins if pin.name == "nginx")
     debian.mirror.answers[path] = misdeed
@@ -93,7 +93,7 @@ def test_a_package_that_does_not_come_as_pinned(
     assert isinstance(caught.value, Gone) == (misdeed is missing)
     check_store(store)
     debian.mirror.answers.clear()
-    monkeypatch.setattr(_fetch, "PATIENCE", CALM)
+    monkeypatch.setattr(download, "PATIENCE", CALM)
     assert {package.name for package in obtain(pins, store)} == {"adduser", "libc", "nginx"}
     check_store(store)
 
@@ -107,13 +107,13 @@ def test_an_index_that_does_not_come_as_signed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     if misdeed is stall:
-        monkeypatch.setattr(_fetch, "PATIENCE", HASTY)
+        monkeypatch.setattr(download, "PATIENCE", HASTY)
     debian.mirror.answers[index_path(debian)] = misdeed
     with pytest.raises(RigProblem, match=words):
         resolve(store, "nginx")
     check_store(store)
     debian.mirror.answers.clear()
-    monkeypatch.setattr(_fetch, "PATIENCE", CALM)
+    monkeypatch.setattr(download, "PATIENCE", CALM)
     assert resolve(store, "nginx")
 
 
@@ -184,7 +184,7 @@ def test_a_signed_index_that_does_not_unpack(
 def test_the_first_failure_ends_the_other_transfers(
     debian: Archive, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_fetch, "PATIENCE", _fetch.Patience(stall=60))
+    monkeypatch.setattr(download, "PATIENCE", download.Patience(stall=60))
     pins = resolve(store, "nginx")
     heard: list[bytes] = []
 

@@ -20,7 +20,7 @@ from imagekit.sources import _index
 from imagekit.store import Store
 
 if TYPE_CHECKING:
-    from imagekit.sources._fetch import Line
+    from imagekit.download import Line
 
 MAIN_COMPONENT, FIRMWARE_COMPONENT = "main", "non-free-firmware"
 
@@ -43,11 +43,11 @@ class Release(NamedTuple):
 
 def fetch_release(line: "Line", place: Mirror, archive: str, suite: str, *, keyring: Path, store: Store) -> Release:
     """The release of a suite as the mirror has it now, verified."""
-    from imagekit.sources import _fetch
+    from imagekit import download
 
     try:
-        data = _fetch.text(line, f"{place.address(archive)}/dists/{suite}/InRelease", MAX_RELEASE)
-    except _fetch.Missing as missing:
+        data = download.text(line, f"{place.address(archive)}/dists/{suite}/InRelease", MAX_RELEASE)
+    except download.Missing as missing:
         raise RigProblem(
             f"the mirror has no suite {suite!r} in its archive {archive!r}",
             f"{missing.message}; the mirror is the one of {place.origin}; "
@@ -60,7 +60,7 @@ def fetch_index(
     line: "Line", place: Mirror, release: Release, arch: str, *, store: Store, component: str = MAIN_COMPONENT
 ) -> _index.Index:
     """The packages of a suite for one of Debian's architectures, from the store if its metadata was read before."""
-    from imagekit.sources import _fetch
+    from imagekit import download
 
     archive, path = release.archive, f"{component}/binary-{arch}/Packages.xz"
     if path not in release.files:
@@ -72,7 +72,7 @@ def fetch_index(
     if release.has_by_hash:
         path = f"{path.rpartition('/')[0]}/by-hash/SHA256/{digest}"
     url = f"{place.address(archive.name)}/dists/{archive.suite}/{path}"
-    return _index.make(_fetch.text(line, url, size, digest), archive.name, store)
+    return _index.make(download.text(line, url, size, digest), archive.name, store)
 
 
 def read_release(data: bytes, *, archive: str, suite: str, keyring: Path, store: Store, now: datetime) -> Release:

@@ -18,7 +18,7 @@ from imagekit.sources import _deb
 from imagekit.store import Store
 
 if TYPE_CHECKING:  # at run time only where they are used: a warm build asks nobody
-    from imagekit.sources._fetch import Line
+    from imagekit.download import Line
     from imagekit.sources._index import Candidate
     from imagekit.sources._resolver import Universe
 
@@ -88,18 +88,19 @@ def _metadata(
     wanted: Sequence[Wanted], store: Store
 ) -> tuple[dict[Wanted, "Universe"], dict[str, tuple[Archive, ...]]]:
     """All packages of what is wanted; for each suite the archives that say so."""
-    from imagekit.sources import _archive, _fetch
+    from imagekit import download
+    from imagekit.sources import _archive
     from imagekit.sources._resolver import Universe
 
     place, keyring = mirror.find(), mirror.keyring()
     parts = [part for suite in sorted({one.suite for one in wanted}) for part in _parts(suite)]
-    asked = _fetch.each(
+    asked = download.each(
         lambda line, part: _archive.fetch_release(line, place, part.archive, part.name, keyring=keyring, store=store),
         parts,
     )
     releases = dict(zip(parts, asked, strict=True))
     jobs = [(one, part) for one in wanted for part in _parts(one.suite)]
-    read = _fetch.each(
+    read = download.each(
         lambda line, job: _archive.fetch_index(
             line, place, releases[job[1]], job[0].arch, store=store, component=job[0].component
         ),
@@ -157,7 +158,7 @@ def _pin(role: str, of: "Candidate") -> Pin:
 
 def _obtained(lacking: Collection[Pin], store: Store, progress: Progress) -> dict[str, Package]:
     """The packages of these pins by digest, each made once however many processes ask; the largest first."""
-    from imagekit.sources import _fetch
+    from imagekit import download
 
     place = cache(mirror.find)  # asked for only if something must be fetched
     tally = Tally(progress, sum(pin.size for pin in lacking))
@@ -169,20 +170,20 @@ def _obtained(lacking: Collection[Pin], store: Store, progress: Progress) -> dic
             return made or _convert(_bytes(line, place, pin, store, tally), pin, store)
 
     largest_first = sorted(lacking, key=lambda pin: -pin.size)
-    made = _fetch.each(obtain, largest_first)
+    made = download.each(obtain, largest_first)
     return {pin.sha256: package for pin, package in zip(largest_first, made, strict=True)}
 
 
 def _bytes(line: "Line", place: Callable[[], mirror.Mirror], pin: Pin, store: Store, tally: Tally) -> bytes:
     """The bytes of a pin, from the store if it has them, else from the mirror through the store."""
-    from imagekit.sources import _fetch
+    from imagekit import download
 
     try:
         data = store.read(pin.sha256)
         tally.add(pin.name, pin.size)
     except KeyError:
         address = place().address(pin.archive)
-        _fetch.fetch(
+        download.fetch(
             line,
             address,
             pin.path,
