@@ -39,7 +39,7 @@ Row = Mapping[str, Any]
 
 def cyclonedx(manifest: Mapping[str, Any]) -> bytes:
     """The CycloneDX document of an image."""
-    rows = _rows(manifest)
+    found = rows(manifest)
     document: dict[str, Any] = {
         "$schema": "http://cyclonedx.org/schema/bom-1.6.schema.json",
         "bomFormat": "CycloneDX",
@@ -50,8 +50,8 @@ def cyclonedx(manifest: Mapping[str, Any]) -> bytes:
             "tools": {"components": [{"type": "application", "name": "imagekit", "version": manifest["imagekit"]}]},
             "component": _image(manifest),
         },
-        "components": [_component(ref, row, manifest) for ref, row in rows.items()],
-        "dependencies": [{"ref": "image", "dependsOn": list(rows)}, *({"ref": ref} for ref in rows)],
+        "components": [_component(ref, row, manifest) for ref, row in found.items()],
+        "dependencies": [{"ref": "image", "dependsOn": list(found)}, *({"ref": ref} for ref in found)],
         "compositions": [{"aggregate": "complete", "assemblies": ["image"]}],  # nothing was installed otherwise
     }
     return _identified(document, "serialNumber")
@@ -61,7 +61,7 @@ def spdx(manifest: Mapping[str, Any]) -> bytes:
     """The SPDX document of an image."""
     foreign: dict[str, str] = {}
     packages = [_spdx_image(manifest), *map(_spdx_part, manifest["parts"])]
-    packages += [_spdx_package(ref, row, foreign) for ref, row in _rows(manifest).items()]
+    packages += [_spdx_package(ref, row, foreign) for ref, row in rows(manifest).items()]
     for number, package in enumerate(packages):
         package["SPDXID"] = f"SPDXRef-{number}-{re.sub('[^A-Za-z0-9.-]', '-', package['name'])}"
     first, *others = (package["SPDXID"] for package in packages)
@@ -92,6 +92,12 @@ def purl(row: Row, manifest: Mapping[str, Any]) -> str:
     return _purl(str(row.get("source", "debian")), row["name"], row["version"], row["architecture"], manifest)
 
 
+def rows(manifest: Mapping[str, Any]) -> dict[str, Row]:
+    """Each package once, whatever for it was taken, by its purl."""
+    found = {purl(row, manifest): row for row in manifest["packages"]}
+    return {name: found[name] for name in sorted(found)}
+
+
 def expression(licence: str) -> tuple[str, dict[str, str]]:
     """A package's own word for its licence as an SPDX expression, and what the LicenseRefs in it stand for."""
     foreign: dict[str, str] = {}
@@ -104,12 +110,6 @@ def expression(licence: str) -> tuple[str, dict[str, str]]:
         return _reference(licence, foreign), foreign
     foreign |= {word: word.removeprefix("LicenseRef-") for word in shown if word.startswith("LicenseRef-")} | foreign
     return " ".join(shown).replace("( ", "(").replace(" )", ")"), foreign
-
-
-def _rows(manifest: Mapping[str, Any]) -> dict[str, Row]:
-    """Each package once, whatever for it was taken, by its purl."""
-    rows = {purl(row, manifest): row for row in manifest["packages"]}
-    return {name: rows[name] for name in sorted(rows)}
 
 
 def _image(manifest: Mapping[str, Any]) -> dict[str, Any]:
