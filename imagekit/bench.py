@@ -20,6 +20,7 @@ class Bench(NamedTuple):
     facts: dict[tuple[Path, str, str, str], dict[str, Any]]  # (definition, arch, format, target) -> measured
     told: set[tuple[Path, str, str, str]]  # the places whose facts travel with a report already
     damaged: set[tuple[Path, str, str, str]]  # the places whose machine was taken away
+    artifacts: dict[tuple[Path, str, str], Any]  # (definition, arch, format) -> Artifact
 
     @property
     def say(self) -> Callable[[str], None]:

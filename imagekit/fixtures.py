@@ -89,6 +89,7 @@ def artifact(
 
     made = _built(request.path, image, lock, arch, _imagekit_format, key, store, _imagekit)
     _imagekit.facts[request.path, arch, _imagekit_format, ""] = report.of_artifact(made, image)
+    _imagekit.artifacts[request.path, arch, _imagekit_format] = made
     return made
 
 

@@ -15,11 +15,11 @@ from typing import Any
 
 import pytest
 
-from imagekit import aftercare, collection, fixtures, outcomes, progress
+from imagekit import aftercare, collection, fixtures, outcomes, progress, testimony
 from imagekit.bench import BENCH, DIMENSIONS, Bench, option, told
 from imagekit.collection import PARAMS
 
-PARTS = (collection, aftercare, outcomes)  # with hooks of their own
+PARTS = (collection, aftercare, outcomes, testimony)  # with hooks of their own
 
 for _name, _scope in fixtures.SCOPES.items():
     globals()[_name] = pytest.fixture(scope=_scope, name=_name)(getattr(fixtures, _name))
@@ -54,6 +54,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     add("failures", metavar="DIR", help="where to keep what is known of failed tests (default: in the cache)")
     add("compare", metavar="REV", help="judge each image against the one of another revision: size, packages, boot")
     add("update-baseline", action="store_const", const="yes", help="put how images boot on record, beside them")
+    add("attest", metavar="DIR", help="sign which tests each artifact passed, into a folder (see docs/proofs.md)")
     add("image-report", metavar="FILE", help="write what was measured as JSON lines")
 
 
@@ -67,7 +68,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if not report.parent.is_dir() or report.is_dir():
         raise pytest.UsageError(f"--image-report: {report} cannot be a file: make its folder, or name another")
     put, columns = _terminal(config)
-    config.stash[BENCH] = Bench(partial(option, config), progress.Lines(put, columns=columns), {}, set(), set())
+    config.stash[BENCH] = Bench(partial(option, config), progress.Lines(put, columns=columns), {}, set(), set(), {})
     for part in PARTS:
         config.pluginmanager.register(part, part.__name__)
     if hasattr(config, "workerinput"):

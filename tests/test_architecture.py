@@ -15,7 +15,7 @@ FLOORS = [  # a module imports only from lines above its own; a folder stands fo
 PLUGS = ("sources", "stores", "formats", "targets")
 PACKAGE_ITSELF = 4  # imagekit/__init__.py looks up names of errors and image: it stands just below floor 3
 WRAPPED = {  # each heavy dependency is known to these files alone
-    "pytest": ("plugin", "bench", "collection", "aftercare", "outcomes"),
+    "pytest": ("plugin", "bench", "collection", "aftercare", "outcomes", "testimony"),
     "_pytest": (),
     "xdist": ("scheduler",),
     "qemu": ("targets/_qemu*",),
@@ -27,7 +27,7 @@ WRAPPED = {  # each heavy dependency is known to these files alone
     "zstandard": ("sources/_*", "formats/*", "disk/*"),
 }
 PARTS = {  # what a module was split into: nobody else may import them, and each knows those before it
-    "plugin": ("bench", "fixtures", "scheduler", "collection", "aftercare", "outcomes"),
+    "plugin": ("bench", "fixtures", "scheduler", "collection", "aftercare", "outcomes", "testimony"),
 }
 DEFINITIONS_MAY = ("imagekit", "imagekit.checks", "pytest")
 
