@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import cache
 from hashlib import sha256
 from http import HTTPStatus
+from math import inf
 from queue import SimpleQueue
 from socket import SHUT_RDWR, gaierror, socket
 from threading import Event, Timer
@@ -174,10 +175,15 @@ def each(work: Callable[[Line, _Item], _Result], items: Iterable[_Item]) -> list
         calls.close()
 
 
-def fetch(line: Line, address: str, path: str, *, size: int, digest: str, store: Store, beat: Beat) -> None:
-    """Bring the file of this size and sha256 into the store. Raises RigProblem; Gone if the mirror lacks it."""
+def fetch(
+    line: Line, address: str, path: str, *, size: int, digest: str, store: Store, beat: Beat, until: float = inf
+) -> None:
+    """Bring the file of this size and sha256 into the store. Raises RigProblem; Gone if the mirror lacks it.
+
+    until: the moment by which all that it is a part of must be here.
+    """
     url = f"{address}/{quote(path, safe='/+~')}"
-    deadline = line.calls.patience.deadline(size)
+    deadline = min(line.calls.patience.deadline(size), until)
     try:
         _tried(line, path, deadline, lambda: store.write(_pieces(line, url, size, deadline, beat, digest)))
     except Missing as missing:

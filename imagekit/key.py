@@ -98,6 +98,15 @@ def from_seed(seed: bytes, *, comment: str = "") -> Key:
     return Key(sha256(public).digest()[:8], public, seed, comment)
 
 
+def from_public(public: bytes) -> Key:
+    """The key of 32 public bytes; raises Problem for one of small order, under which anybody's signature may fit."""
+    from nacl.bindings import crypto_core_ed25519_is_valid_point
+
+    if len(public) != 32 or not crypto_core_ed25519_is_valid_point(public):
+        raise Problem(f"{public[:32].hex() or 'nothing'} is no public key that can be trusted", "ed25519 has 32 bytes")
+    return Key(sha256(public).digest()[:8], public)
+
+
 def default_path() -> Path:
     """Where a user's own secret key lies (XDG_CONFIG_HOME)."""
     return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "imagekit" / "imagekit.key"

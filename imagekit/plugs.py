@@ -13,7 +13,7 @@ from typing import Any
 
 from imagekit.errors import Defect, unknown
 
-CONSTANTS = {"sources": "SOURCE", "stores": "STORE", "formats": "FORMAT", "targets": "TARGET"}
+CONSTANTS = {"sources": "SOURCE", "stores": "STORE", "formats": "FORMAT", "targets": "TARGET", "sites": "SITE"}
 
 
 def names(kind: str) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from imagekit.errors import Defect, Problem
 from imagekit.guest import Target
 from imagekit.package import Source
 
-CONTRACTS = {"sources": Source, "formats": Format, "targets": Target, "stores": Callable}
+CONTRACTS = {"sources": Source, "formats": Format, "targets": Target, "stores": Callable, "sites": Callable}
 EVERY = [(kind, name) for kind in plugs.CONSTANTS for name in plugs.names(kind)]
 
 

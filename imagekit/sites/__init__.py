@@ -1,0 +1,1 @@
+"""Places where depots lie; a file here is a kind of place."""
