@@ -1,4 +1,4 @@
-"""The command line: one function per verb.
+"""The command line: it finds the verb and tells its errors. Verbs are files in verbs/, and functions here.
 
 Exit status: 0 done, 1 a Problem or a failed check, 2 wrong usage, 130 interrupted; `run` gives the program's own.
 """
@@ -7,18 +7,16 @@ import gc
 import os
 import sys
 
+from imagekit.verbs import _asked
+
 TYPE_CHECKING = False  # typing's own would cost a third of a no-op build
 
 if TYPE_CHECKING:
     from argparse import Namespace
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
-    from imagekit.artifact import Artifact
     from imagekit.image import Image
-    from imagekit.key import Key
-    from imagekit.progress import Lines
-    from imagekit.store import Store
 
 
 def main(argv: "Sequence[str] | None" = None) -> int:
@@ -46,17 +44,17 @@ def _main(words: "Sequence[str]") -> int:
     try:
         return int(asked.verb(asked))
     except Problem as problem:
-        _quiet()
+        _asked.quiet()
         print(f"imagekit: {problem}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        _quiet()
+        _asked.quiet()
         print("imagekit: interrupted", file=sys.stderr)
         return 130
     except OSError as error:
         if isinstance(error, BrokenPipeError):
             return _deserted()
-        _quiet()
+        _asked.quiet()
         print(f"imagekit: {error.strerror}: {error.filename or 'no file named'}", file=sys.stderr)
         return 1
 
@@ -71,22 +69,22 @@ def lock(asked: "Namespace") -> int:
     """Pin every package of the images, for all their architectures, in a lock beside each definition."""
     from imagekit import build
 
-    store = _store()
+    store = _asked.store()
     if asked.tools:
         from imagekit import toolbox
 
-        toolbox.write_locks(store, _say)
+        toolbox.write_locks(store, _asked.say)
         return 0
     behind = 0
-    for path, image in _definitions(asked.path):
+    for path, image in _asked.definitions(asked.path):
         if asked.check:
             behind += _lock_is_behind(path, image)
         else:
-            written = build.write_lock(image, path.with_suffix(".lock"), store=store, say=_say)
+            written = build.write_lock(image, path.with_suffix(".lock"), store=store, say=_asked.say)
             for arch, pins in sorted(written.pins.items()):
                 size = sum(pin.size for pin in pins)
-                print(f"{path.with_suffix('.lock')}: {arch}: {len(pins)} packages, {_size(size)} to fetch")
-            print("".join(f"{line}\n" for line in build.licences(written, store=store, say=_say)), end="")
+                print(f"{path.with_suffix('.lock')}: {arch}: {len(pins)} packages, {_asked.size(size)} to fetch")
+            print("".join(f"{line}\n" for line in build.licences(written, store=store, say=_asked.say)), end="")
     return min(behind, 1)
 
 
@@ -96,24 +94,31 @@ def build(asked: "Namespace") -> int:
 
     from imagekit import build, stamp
 
-    started, store, key, same = time.time_ns(), _store(), _key(asked), True
+    started, store, key, same = time.time_ns(), _asked.store(), _asked.key(asked), True
     said, read, wrote = [], [str(key[1])], []
-    for path, image in _definitions(asked.path):
+    for path, image in _asked.definitions(asked.path):
         pinned = build.read_lock(path)
-        said += build.licences(pinned, store=store, say=_say)
+        said += build.licences(pinned, store=store, say=_asked.say)
         outs = []
-        for arch, format in _combinations(asked, image):
+        for arch, format in _asked.combinations(asked, image):
             made = build.artifact(image, folder=path.parent, lock=pinned, arch=arch, format=format,
-                                  key=key[0], store=store, say=_say, tools=asked.tools)  # fmt: skip
+                                  key=key[0], store=store, say=_asked.say, tools=asked.tools)  # fmt: skip
             outs.append(out := build.publish(made, asked.output))
             wrote += [str(out.path), *(str(out.path.with_name(file.file)) for file in out.files)]
-            said.append(f"{image.name} {arch} {format}  {_size(made.size)}  {out.path}")
+            said.append(f"{image.name} {arch} {format}  {_asked.size(made.size)}  {out.path}")
+            if asked.provenance:
+                from imagekit import provenance
+
+                finished = made.path.stat().st_mtime  # a manifest is the last that is written, and once
+                proof = provenance.write(out, key=key[0], started=started / 1e9, finished=finished)
+                wrote.append(str(proof))
+                said.append(f"{image.name} {arch} {format}  provenance  {proof}")
         read += build.inputs(image, path)
         if asked.check:
             from imagekit import twice
 
-            same &= twice.checked(path, outs, store=store, say=_say, told=said, tools=asked.tools)
-    _quiet()
+            same &= twice.checked(path, outs, store=store, say=_asked.say, told=said, tools=asked.tools)
+    _asked.quiet()
     print("\n".join(said))
     if not asked.check:  # asked again, that is to be done again
         stamp.record(asked.words, read=read, wrote=wrote, said=said, started_ns=started)
@@ -126,11 +131,12 @@ def boot(asked: "Namespace") -> int:
     from imagekit.errors import Problem
     from imagekit.guest import Rig
 
-    store, key = _store(), _key(asked)[0]
-    made = _artifact(asked, key, store, kinds=("kernel", "disk"))
+    store, key = _asked.store(), _asked.key(asked)[0]
+    made = _asked.artifact(asked, key, store, kinds=("kernel", "disk"))
     name = asked.target or matrix.machine(made.arch, made.format)
-    rig = Rig(tools=_option(asked, "tools", "auto"), memory=asked.memory, accelerator=_option(asked, "accel", "auto"),
-              say=_say, cmdline=asked.append, firmware=asked.firmware, media=asked.media,
+    tools, accelerator = _asked.option(asked, "tools", "auto"), _asked.option(asked, "accel", "auto")
+    rig = Rig(tools=tools, memory=asked.memory, accelerator=accelerator,
+              say=_asked.say, cmdline=asked.append, firmware=asked.firmware, media=asked.media,
               channel=asked.firmware == "direct" or made.has_kernel)  # fmt: skip
     target = plugs.load("targets", name)
     with made.opened(key) as opened:
@@ -138,7 +144,7 @@ def boot(asked: "Namespace") -> int:
             if not target.measure:
                 raise Problem(f"{name} has no instruction clock", "--target names another machine")
             measured = target.measure(opened, rig=rig, store=store)
-            _quiet()
+            _asked.quiet()
             print("\n".join(measured.chart()))
             return 0
         return int(target.interact(opened, rig=rig, store=store))
@@ -148,10 +154,10 @@ def run(asked: "Namespace") -> int:
     """Run a program of an image in a mount namespace: it takes the place of this process."""
     from imagekit.targets import _namespace
 
-    store, key = _store(), _key(asked)[0]
-    made = _artifact(asked, key, store, kinds=("root",))
+    store, key = _asked.store(), _asked.key(asked)[0]
+    made = _asked.artifact(asked, key, store, kinds=("root",))
     with made.opened(key) as opened:
-        _quiet()
+        _asked.quiet()
         return int(_namespace.execute(opened, asked.command or ["/bin/sh"], store=store))
 
 
@@ -163,15 +169,15 @@ def attach(asked: "Namespace") -> int:
     from imagekit.errors import Problem
     from imagekit.guest import Rig
 
-    store = _store()
-    given = _option(asked, "failures", "")
+    store = _asked.store()
+    given = _asked.option(asked, "failures", "")
     folder, test, targets = attach.find(Path(given) if given else store.folder("failures"), asked.test)
     kept, target, name = attach.machine(folder, targets, asked.machine)
     resume = plugs.load("targets", target).resume
     if resume is None:
         raise Problem(f"a machine of {target} cannot go on")
-    with resume(kept, rig=Rig(tools=_option(asked, "tools", "auto"), say=_say), store=store) as guest:
-        _quiet()
+    with resume(kept, rig=Rig(tools=_asked.option(asked, "tools", "auto"), say=_asked.say), store=store) as guest:
+        _asked.quiet()
         if asked.console:
             print(guest.console.text)
             return 0
@@ -184,14 +190,15 @@ def inspect(asked: "Namespace") -> int:
 
     for path in asked.path:
         if path.suffix != ".py" and not path.is_dir():
-            inspection.show(path, key=lambda: _key(asked)[0], as_json=asked.json, put=print)
+            inspection.show(path, key=lambda: _asked.key(asked)[0], as_json=asked.json, put=print)
             continue
-        for file, found in _definitions([path]):
+        for file, found in _asked.definitions([path]):
             for arch in asked.arch or found.arches:
                 tree = build.tree(found, folder=file.parent, lock=build.read_lock(file), arch=arch,
-                                  store=_store(), say=_say)  # fmt: skip
-                _quiet()
-                print(f"{found.name} {found.version} {arch}: {len(tree)} paths, {_size(tree.size)}, tree {tree.digest}")
+                                  store=_asked.store(), say=_asked.say)  # fmt: skip
+                _asked.quiet()
+                sizes = f"{len(tree)} paths, {_asked.size(tree.size)}"
+                print(f"{found.name} {found.version} {arch}: {sizes}, tree {tree.digest}")
                 print("\n".join(inspection.listed(tree) if asked.tree else inspection.sizes(tree)))
     return 0
 
@@ -200,22 +207,10 @@ def convert(asked: "Namespace") -> int:
     """Write the disk of one file in another format, without composing it again."""
     from imagekit import convert
 
-    done = convert.convert(asked.source, asked.path, kind=asked.format or "", say=_say)
-    _quiet()
-    sizes = f"a disk of {_size(done.disk)} from {done.source}: {_size(done.size)}"
+    done = convert.convert(asked.source, asked.path, kind=asked.format or "", say=_asked.say)
+    _asked.quiet()
+    sizes = f"a disk of {_asked.size(done.disk)} from {done.source}: {_asked.size(done.size)}"
     print(f"{asked.path}: {done.kind}, {sizes}, sha256 {done.sha256}")
-    return 0
-
-
-def verify(asked: "Namespace") -> int:
-    """Check an artifact's signature and every byte of it."""
-    from imagekit import artifact
-
-    key = _key(asked)[0]
-    for path in asked.path:
-        made = artifact.load(path)
-        made.verify(key)
-        print(f"{path}: signed by {key.id}: {made.name} {made.manifest['version']} {made.arch} {made.format}")
     return 0
 
 
@@ -235,8 +230,8 @@ def doctor(asked: "Namespace") -> int:
     """Say what this machine has, what is missing, and how to mend each line."""
     from imagekit import doctor
 
-    lines = doctor.examine(_store(), say=_say)
-    _quiet()
+    lines = doctor.examine(_asked.store(), say=_asked.say)
+    _asked.quiet()
     width = max(len(line.name) for line in lines)
     for line in lines:
         print(f"{line.state:4}  {line.name:{width}}  {line.found}")
@@ -244,54 +239,6 @@ def doctor(asked: "Namespace") -> int:
             print(f"      {'':{width}}  mend: {line.mend}")
     _ = asked
     return int(any(line.state == "bad" for line in lines))
-
-
-def _definitions(paths: "Sequence[Path]") -> "Iterator[tuple[Path, Image]]":
-    """Every definition that the paths name; a folder stands for all definitions right in it."""
-    from imagekit import definition
-    from imagekit.errors import Problem
-
-    found = []
-    for path in paths:
-        if not path.exists():
-            raise Problem(f"there is no {path}", "name a definition, as in images/web.py, or a folder of them")
-        found += sorted(path.glob("*.py")) if path.is_dir() else [path]
-    shown = 0
-    for path in found:
-        if path not in paths and not definition.looks_like_one(path):
-            continue
-        shown += 1
-        yield path, definition.load(path)
-    if not shown:
-        raise Problem(f"no image is defined in {', '.join(map(str, paths))}", "a definition has `image = Image(...)`")
-
-
-def _combinations(asked: "Namespace", image: "Image") -> "list[tuple[str, str]]":
-    from imagekit import plugs
-    from imagekit.errors import Problem
-
-    pairs = [(a, f) for a in image.arches for f in image.formats if a in plugs.load("formats", f).arches]
-    wanted = [(a, f) for a, f in pairs if a in (asked.arch or image.arches) and f in (asked.format or image.formats)]
-    if not wanted:
-        offered = ", ".join(f"{a} {f}" for a, f in pairs)
-        raise Problem(f"image {image.name!r} is not made for what was asked", f"it is made for: {offered}")
-    return wanted
-
-
-def _artifact(asked: "Namespace", key: "Key", store: "Store", *, kinds: "Sequence[str]") -> "Artifact":
-    """The artifact that a path names; a definition is built first, in a format of one of the kinds."""
-    from imagekit import arch, artifact, build, definition, plugs
-    from imagekit.errors import Problem
-
-    if asked.path.suffix != ".py":
-        return artifact.load(asked.path)
-    found = definition.load(asked.path)
-    fitting = [name for name in found.formats if plugs.load("formats", name).kind in kinds]
-    if not fitting:
-        raise Problem(f"image {found.name!r} has no format of kind {' or '.join(kinds)}", f"it has {found.formats}")
-    wanted = asked.arch or (arch.host().name if arch.host().name in found.arches else found.arches[0])
-    return build.artifact(found, folder=asked.path.parent, lock=build.read_lock(asked.path), arch=wanted,
-                          format=fitting[0], key=key, store=store, say=_say, tools=asked.tools)  # fmt: skip
 
 
 def _lock_is_behind(path: "Path", image: "Image") -> bool:
@@ -307,54 +254,6 @@ def _lock_is_behind(path: "Path", image: "Image") -> bool:
     return False
 
 
-def _size(size: int) -> str:
-    from imagekit.disk import parts
-
-    return parts.size(size)
-
-
-def _store() -> "Store":
-    from imagekit.stores.directory import open_store
-
-    return open_store()
-
-
-def _option(asked: "Namespace", name: str, default: str) -> str:
-    from imagekit import options
-
-    return str(options.lookup(name, getattr(asked, name, None), default=default))
-
-
-def _key(asked: "Namespace") -> "tuple[Key, Path]":
-    from pathlib import Path
-
-    from imagekit import key, options
-
-    path = Path(options.lookup("key", asked.key, default=key.default_path()))
-    return key.read(path), path
-
-
-def _say(line: str) -> None:
-    """A progress line on stderr: one that changes on a terminal, plain lines elsewhere."""
-    _lines().say(line)
-
-
-def _quiet() -> None:
-    """Take the progress line away, before something else is printed."""
-    _lines().clear()
-
-
-def _lines() -> "Lines":
-    from imagekit import progress
-
-    if not _LINES:
-        columns = os.get_terminal_size(2).columns if sys.stderr.isatty() else 0
-        _LINES.append(progress.Lines(lambda text: print(text, end="", file=sys.stderr, flush=True), columns=columns))
-    return _LINES[0]
-
-
-_LINES: "list[Lines]" = []
-
 VERBS = {
     "lock": lock,
     "build": build,
@@ -363,7 +262,6 @@ VERBS = {
     "attach": attach,
     "inspect": inspect,
     "convert": convert,
-    "verify": verify,
     "key": key,
     "doctor": doctor,
 }

@@ -13,7 +13,8 @@ from typing import Any
 
 from imagekit.errors import Defect, unknown
 
-CONSTANTS = {"sources": "SOURCE", "stores": "STORE", "formats": "FORMAT", "targets": "TARGET", "sites": "SITE"}
+CONSTANTS = {"sources": "SOURCE", "stores": "STORE", "formats": "FORMAT", "targets": "TARGET", "sites": "SITE",
+             "verbs": "VERB"}  # fmt: skip
 
 
 def names(kind: str) -> tuple[str, ...]:

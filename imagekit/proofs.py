@@ -10,7 +10,7 @@ from typing import Any
 
 from imagekit import host, statement
 from imagekit.artifact import MANIFEST_SUFFIX, Artifact
-from imagekit.errors import Problem
+from imagekit.errors import Problem, RigProblem
 from imagekit.key import Key
 from imagekit.statement import Statement
 
@@ -34,6 +34,10 @@ def write(
     """Sign a statement of an artifact and write it to a file."""
     subjects = {made.path.name: made.digest, **{file.file: file.sha256 for file in made.files}}
     envelope = statement.sign(subjects, predicate_type=predicate_type, predicate=predicate, key=key)
+    try:
+        where.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RigProblem(f"cannot write to {where.parent}: {error.strerror}", "name another folder") from error
     with host.draft(where) as file:
         file.write(envelope)
     return where

@@ -145,7 +145,6 @@ def _sign(config: pytest.Config, ledger: Ledger) -> None:
     from imagekit import artifact, proofs, tested
 
     key, folder = _key(config), Path(option(config, "attest"))
-    folder.mkdir(parents=True, exist_ok=True)
     if not ledger.made:
         ledger.lines.append("not attested: no test asked for an artifact")
     for place, manifest in sorted(ledger.made.items()):

@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import imagekit
 from imagekit import plugs
@@ -10,10 +11,18 @@ from imagekit.arch import ARCHES
 from imagekit.errors import Problem
 
 DISKS = ("raw", "qcow2", "vhd", "vhd_dynamic", "vhdx", "vmdk", "ova", "gcp", "azure")  # what disk/containers has
-Verb = Callable[[argparse.Namespace], int]
+Run = Callable[[argparse.Namespace], int]
 
 
-def parser(verbs: Mapping[str, Verb], words: Sequence[str]) -> argparse.ArgumentParser:
+class Verb(NamedTuple):
+    """A verb, as a value: what it does and gives as its exit status, what it takes, and examples of that."""
+
+    run: Run
+    define: Callable[[argparse.ArgumentParser], None]
+    examples: tuple[str, ...]
+
+
+def parser(verbs: Mapping[str, Run], words: Sequence[str]) -> argparse.ArgumentParser:
     """The parser of these words; `verb` of what it parses is the verb's function, whose docstring is its help.
 
     Only a verb that is among the words gets its options: a warm build has no time for the others'.
@@ -25,27 +34,38 @@ def parser(verbs: Mapping[str, Verb], words: Sequence[str]) -> argparse.Argument
     top = argparse.ArgumentParser(prog="imagekit", description=about, formatter_class=raw)
     top.add_argument("--version", action="version", version=f"imagekit {imagekit.__version__}")
     every = top.add_subparsers(metavar="VERB", required=True)
-    for name, function in verbs.items():
-        text = (function.__doc__ or "").strip().partition("\n")[0]
+    is_known = not {*verbs, *plugs.own("verbs")}.isdisjoint(words)
+    for name in (*verbs, *sorted(plugs.own("verbs"))):
+        if is_known and name not in words:
+            every.add_parser(name)  # a name alone: nobody will see its help
+            continue
+        text = (verbs[name].__doc__ or "").strip().partition("\n")[0] if name in verbs else _summary(name)
         if name not in words:
             every.add_parser(name, help=text)
             continue
-        define, examples = DEFINITIONS[name]
+        run, define, examples = (verbs[name], *DEFINITIONS[name]) if name in verbs else plugs.load("verbs", name)
         shown = "\n".join(f"  imagekit {example}" for example in examples)
         verb = every.add_parser(name, help=text, description=text, epilog=f"examples:\n{shown}", formatter_class=raw)
         define(verb)
-        verb.set_defaults(verb=function)
+        verb.set_defaults(verb=run)
     return top
 
 
-def _paths(verb: argparse.ArgumentParser, what: str, *, default: str = "") -> None:
+def _summary(name: str) -> str:
+    """The first line of a verb's file, without importing what it needs."""
+    with open(Path(__file__).parent / "verbs" / f"{name}.py", encoding="utf-8") as file:
+        return file.readline().strip().strip('"')
+
+
+def paths(verb: argparse.ArgumentParser, what: str, *, default: str = "") -> None:
+    """One path or more."""
     if default:
         verb.add_argument("path", type=Path, metavar="PATH", help=what, nargs="*", default=[Path(default)])
     else:
         verb.add_argument("path", type=Path, metavar="PATH", help=what, nargs="+")
 
 
-def _plug(verb: argparse.ArgumentParser, option: str, kind: str, what: str, *, action: str) -> None:
+def plug(verb: argparse.ArgumentParser, option: str, kind: str, what: str, *, action: str) -> None:
     """An option that takes a plug's name; the name is looked up when one is given, since that may load others' code."""
 
     def known(name: str) -> str:
@@ -60,47 +80,54 @@ def _plug(verb: argparse.ArgumentParser, option: str, kind: str, what: str, *, a
     verb.add_argument(option, action=action, type=known, metavar=kind[:-1].upper(), help=f"{what}{often}: {shown}")
 
 
-def _arches(verb: argparse.ArgumentParser, *, one: bool = False) -> None:
+def arches(verb: argparse.ArgumentParser, *, one: bool = False) -> None:
+    """The option --arch."""
     action = "store" if one else "append"
     verb.add_argument(
         "--arch", action=action, choices=sorted(ARCHES), help="architecture" + " (repeatable)" * (not one)
     )
 
 
-def _key_option(verb: argparse.ArgumentParser, what: str) -> None:
-    verb.add_argument("--key", type=Path, metavar="FILE", help=f"{what} (else IMAGEKIT_KEY, [tool.imagekit], your own)")
+def key_option(verb: argparse.ArgumentParser, what: str, *, action: str = "store") -> None:
+    """The option --key; "append" as its action takes several."""
+    often = " (repeatable; " if action == "append" else " ("
+    shown = f"{what}{often}else IMAGEKIT_KEY, [tool.imagekit], your own)"
+    verb.add_argument("--key", type=Path, metavar="FILE", action=action, help=shown)
 
 
-def _mirror(verb: argparse.ArgumentParser) -> None:
+def mirror(verb: argparse.ArgumentParser) -> None:
+    """The option --mirror."""
     verb.add_argument("--mirror", metavar="URL", help="package mirror (else IMAGEKIT_MIRROR, [tool.imagekit], apt's)")
 
 
-def _tools(verb: argparse.ArgumentParser, what: str) -> None:
+def tools(verb: argparse.ArgumentParser, what: str) -> None:
+    """The option --tools."""
     verb.add_argument("--tools", choices=("auto", "host", "tree"), help=f"where {what}")
 
 
 def _define_lock(verb: argparse.ArgumentParser) -> None:
-    _paths(verb, "definitions, or folders of them (default: images)", default="images")
+    paths(verb, "definitions, or folders of them (default: images)", default="images")
     verb.add_argument("--check", action="store_true", help="only say which locks are behind their definitions")
     verb.add_argument("--tools", action="store_true", help="pin imagekit's own tools instead (for its maintainers)")
-    _mirror(verb)
+    mirror(verb)
 
 
 def _define_build(verb: argparse.ArgumentParser) -> None:
-    _paths(verb, "definitions, or folders of them (default: images)", default="images")
-    _arches(verb)
-    _plug(verb, "--format", "formats", "output format", action="append")
+    paths(verb, "definitions, or folders of them (default: images)", default="images")
+    arches(verb)
+    plug(verb, "--format", "formats", "output format", action="append")
     verb.add_argument("-o", "--output", type=Path, default=Path("out"), metavar="DIR", help="default: out")
-    _tools(verb, "the formats' programs come from; only those of `tree`, the default, write the same bytes everywhere")
+    tools(verb, "the formats' programs come from; only those of `tree`, the default, write the same bytes everywhere")
+    verb.add_argument("--provenance", action="store_true", help="sign from what and when it was built, beside it")
     verb.add_argument("--check", action="store_true", help="build twice, the second time elsewhere, and compare")
-    _key_option(verb, "secret key to sign with")
-    _mirror(verb)
+    key_option(verb, "secret key to sign with")
+    mirror(verb)
 
 
 def _define_boot(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("path", type=Path, metavar="PATH", help="a definition, or an artifact's manifest")
-    _arches(verb, one=True)
-    _plug(verb, "--target", "targets", "machine", action="store")
+    arches(verb, one=True)
+    plug(verb, "--target", "targets", "machine", action="store")
     verb.add_argument("--chart", action="store_true", help="measure the boot by the instruction clock and draw it")
     verb.add_argument("--memory", type=int, default=256, metavar="MIB", help="default: 256")
     firmware, media = ("direct", "bios", "uefi"), ("disk", "cd", "usb")
@@ -108,16 +135,16 @@ def _define_boot(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--firmware", default="direct", choices=firmware, help=what)
     verb.add_argument("--media", default="", choices=media, help="how a disk is plugged in; default: an ISO as cd")
     verb.add_argument("--append", default="", metavar="WORDS", help="kernel arguments for this boot only")
-    _tools(verb, "QEMU comes from")
+    tools(verb, "QEMU comes from")
     verb.add_argument("--accel", choices=("auto", "kvm", "tcg"), help="default: auto, which asks a probe guest")
-    _key_option(verb, "key to verify with")
+    key_option(verb, "key to verify with")
 
 
 def _define_run(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("path", type=Path, metavar="PATH", help="a definition, or an artifact's manifest")
     verb.add_argument("command", nargs="*", metavar="COMMAND", help="after --; default: /bin/sh")
     verb.set_defaults(arch=None, tools=None)
-    _key_option(verb, "key to verify with")
+    key_option(verb, "key to verify with")
 
 
 def _define_attach(verb: argparse.ArgumentParser) -> None:
@@ -125,26 +152,21 @@ def _define_attach(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--machine", default="", metavar="NAME", help="which one, of a test with several")
     verb.add_argument("--console", action="store_true", help="only show all that its console printed")
     verb.add_argument("--failures", metavar="DIR", help="where failures are kept (default: in the cache)")
-    _tools(verb, "QEMU comes from")
+    tools(verb, "QEMU comes from")
 
 
 def _define_inspect(verb: argparse.ArgumentParser) -> None:
-    _paths(verb, "definitions, folders of them, artifacts, or any image file, whoever made it")
-    _arches(verb)
+    paths(verb, "definitions, folders of them, artifacts, or any image file, whoever made it")
+    arches(verb)
     verb.add_argument("--tree", action="store_true", help="list every path of a definition's images")
     verb.add_argument("--json", action="store_true", help="what lies in a file, for programs")
-    _key_option(verb, "key whose signature a file should have")
+    key_option(verb, "key whose signature a file should have")
 
 
 def _define_convert(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("source", type=Path, metavar="IN", help="a file that holds a disk, known by its content")
     verb.add_argument("path", type=Path, metavar="OUT", help="what to write; its suffix names the format")
     verb.add_argument("--format", metavar="NAME", help=f"else by OUT's suffix: {', '.join(DISKS)}")
-
-
-def _define_verify(verb: argparse.ArgumentParser) -> None:
-    _paths(verb, "manifests, or any part of an artifact")
-    _key_option(verb, "key that must have signed")
 
 
 def _define_key(verb: argparse.ArgumentParser) -> None:
@@ -174,7 +196,6 @@ DEFINITIONS: Mapping[str, tuple[Callable[[argparse.ArgumentParser], None], tuple
     "attach": (_define_attach, ("attach 'images/web.py::test_serves[x86_64-kernel_initrd-qemu_x86_64]'",)),
     "inspect": (_define_inspect, ("inspect images/web.py --tree", "inspect out/web_1_aarch64.initrd")),
     "convert": (_define_convert, ("convert out/web_1_x86_64.img web.vmdk", "convert disk.vhdx disk.img --format raw")),
-    "verify": (_define_verify, ("verify out/web_1_aarch64.initrd --key imagekit.pub",)),
     "key": (_define_key, ("key new", "key show fixtures/keys/test.pub")),
     "doctor": (_define_doctor, ("doctor",)),
 }

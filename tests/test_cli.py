@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from imagekit import cli, usage
+from imagekit import cli, plugs, usage
 
 KEYS = Path(__file__).parents[1] / "fixtures" / "keys"
 HEAVY = ("nacl", "pytest", "zstandard", "qemu", "pysequoia", "asyncio", "subprocess", "email")
@@ -19,7 +19,7 @@ def run(*words, python=(), **env):
     return subprocess.run(command, env={**os.environ, **env}, capture_output=True, text=True, check=False)
 
 
-@pytest.mark.parametrize("verb", cli.VERBS)
+@pytest.mark.parametrize("verb", [*cli.VERBS, *plugs.own("verbs")])
 def test_every_verb_explains_itself_with_examples(verb, capsys):
     with pytest.raises(SystemExit) as ended:
         cli.main([verb, "--help"])
@@ -30,10 +30,12 @@ def test_every_verb_explains_itself_with_examples(verb, capsys):
 
 def test_every_example_can_be_typed(monkeypatch):
     monkeypatch.chdir(KEYS.parents[1])
-    for verb, (_, examples) in usage.DEFINITIONS.items():
-        for example in examples:
+    known = {name: plugs.load("verbs", name) for name in plugs.own("verbs")}
+    known |= {name: usage.Verb(cli.VERBS[name], *rest) for name, rest in usage.DEFINITIONS.items()}
+    for verb in known.values():
+        for example in verb.examples:
             asked = usage.parser(cli.VERBS, example.split()).parse_args(example.split())
-            assert asked.verb is cli.VERBS[verb]
+            assert asked.verb is verb.run
 
 
 @pytest.mark.parametrize(

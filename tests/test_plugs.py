@@ -11,8 +11,10 @@ from imagekit.artifact import Format
 from imagekit.errors import Defect, Problem
 from imagekit.guest import Target
 from imagekit.package import Source
+from imagekit.usage import Verb
 
-CONTRACTS = {"sources": Source, "formats": Format, "targets": Target, "stores": Callable, "sites": Callable}
+CONTRACTS = {"sources": Source, "formats": Format, "targets": Target, "stores": Callable, "sites": Callable,
+             "verbs": Verb}  # fmt: skip
 EVERY = [(kind, name) for kind in plugs.CONSTANTS for name in plugs.names(kind)]
 
 
