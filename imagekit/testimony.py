@@ -66,9 +66,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_deselected(items: list[pytest.Item]) -> None:
-    """Tests that will not run."""
+    """Tests that will not run; one that compares with another revision says nothing of an image by itself."""
     for item in items:
-        if (ledger := item.config.stash.get(LEDGER, None)) and image_of(item):
+        is_about_change = "comparison" in getattr(item, "fixturenames", ()) and not option(item.config, "compare")
+        if (ledger := item.config.stash.get(LEDGER, None)) and image_of(item) and not is_about_change:
             ledger.deselected[item.nodeid] = _place(item)
 
 

@@ -107,6 +107,11 @@ def test_what_did_not_run_is_named(run, words, field, names, verdict):
     assert signed["x86_64.tar"].verdict == verdict
 
 
+def test_a_comparison_that_was_not_asked_for_leaves_nothing_open(run):
+    _, signed = run(TESTS + "@pytest.fixture\ndef comparison(): ...\ndef test_no_worse(artifact, comparison): ...\n")
+    assert signed["x86_64.tar"].verdict == "PASSED"
+
+
 def test_tests_of_nothing_sign_nothing(run):
     result, signed = run("def test_value(image): ...\n")
     assert (result.ret, signed) == (0, {})
