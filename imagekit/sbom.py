@@ -20,8 +20,8 @@ RELEASES = {"buster": "10", "bullseye": "11", "bookworm": "12", "trixie": "13", 
 KINDS = {"wheel": "pypi", "npm": "npm", "debian": "deb/debian", "deb": "deb"}  # source -> type of its purls
 LICENCES = frozenset(  # of SPDX's list; another word becomes a LicenseRef
     """0BSD AFL-2.1 AGPL-3.0-only AGPL-3.0-or-later Apache-1.1 Apache-2.0 Artistic-1.0 Artistic-1.0-Perl Artistic-2.0
-    BSD-2-Clause BSD-3-Clause BSD-4-Clause BSD-4-Clause-UC BSL-1.0 bzip2-1.0.6 CC-BY-3.0 CC-BY-4.0 CC-BY-SA-3.0 CC-
-    BY-SA-4.0 CC0-1.0 CDDL-1.0 curl ECL-2.0 EPL-1.0 EPL-2.0 FSFAP FSFUL FSFULLR FTL GFDL-1.1-only GFDL-1.1-or-later
+    BSD-2-Clause BSD-3-Clause BSD-4-Clause BSD-4-Clause-UC BSL-1.0 bzip2-1.0.6 CC-BY-3.0 CC-BY-4.0 CC-BY-SA-3.0
+    CC-BY-SA-4.0 CC0-1.0 CDDL-1.0 curl ECL-2.0 EPL-1.0 EPL-2.0 FSFAP FSFUL FSFULLR FTL GFDL-1.1-only GFDL-1.1-or-later
     GFDL-1.2-only GFDL-1.2-or-later GFDL-1.3-only GFDL-1.3-or-later GPL-1.0-only GPL-1.0-or-later GPL-2.0-only
     GPL-2.0-or-later GPL-3.0-only GPL-3.0-or-later HPND ICU IJG ISC LGPL-2.0-only LGPL-2.0-or-later LGPL-2.1-only
     LGPL-2.1-or-later LGPL-3.0-only LGPL-3.0-or-later Libpng MIT MIT-0 MPL-1.1 MPL-2.0 MS-PL NCSA OFL-1.1 OLDAP-2.8
