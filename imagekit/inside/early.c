@@ -53,7 +53,8 @@ static void name_host(void)
 }
 
 /* A module that does not load is told and passed over: what needs it says more about it than we can. A driver that
-   finds nothing to drive (ENODEV) is one of several that were brought for as many machines. */
+   finds nothing to drive (ENODEV) is one of several that were brought for as many machines, and so is one that lacks a
+   symbol (ENOENT) of such a one; the kernel names the symbol. */
 static void load_modules(void)
 {
     char line[LONGEST];
@@ -61,8 +62,9 @@ static void load_modules(void)
     while (file && fgets(line, sizeof line, file)) {
         line[strcspn(line, "\n")] = 0;
         int module = open(line, O_RDONLY | O_CLOEXEC);
-        if (syscall(SYS_finit_module, module, "", 0) && errno != EEXIST && errno != ENODEV)
-            complain("cannot load %s: %s", line, strerror(errno));
+        int error = module < 0 ? errno : syscall(SYS_finit_module, module, "", 0) ? errno : 0;
+        if (error && error != EEXIST && error != ENODEV && (error != ENOENT || module < 0))
+            complain("cannot load %s: %s", line, strerror(error));
         close(module);
     }
     if (file) fclose(file);
