@@ -139,7 +139,8 @@ def machine(arch: str, format: str) -> str:
     """The first of the machines that can start what is written in a format; raises Problem where there is none."""
     found = [name for name in known("target") if plugs.load("targets", name).boots and fits(name, arch, format)]
     if not found:
-        raise Problem(f"no machine starts {format} of {arch}", "`imagekit boot --help` lists machines and formats")
+        formats = [name for name in plugs.own("formats") if any(fits(target, arch, name) for target in known("target"))]
+        raise Problem(f"no machine starts {format} of {arch}", f"of {arch}, machines start: {', '.join(formats)}")
     return found[0]
 
 

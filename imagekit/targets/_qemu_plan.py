@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from shlex import join
 
-from imagekit import memory, toolbox
+from imagekit import memory, plugs, toolbox
 from imagekit.arch import ARCHES
 from imagekit.artifact import Opened
 from imagekit.errors import Problem, RigProblem, unknown
@@ -162,7 +162,9 @@ def _board(opened: Opened, rig: Rig) -> Board:
 
 
 def _check_firmware(opened: Opened, rig: Rig) -> None:
-    """Raise Problem for what nothing can be added to, and for a medium that nobody knows."""
+    """Raise Problem for what nothing can be added to, what the firmware cannot start, and an unknown medium."""
+    if rig.firmware != "direct":
+        _check_made_for(opened.artifact.format, rig.firmware)
     by_firmware = not _qemu_load.takes_more(opened, rig)
     if by_firmware and rig.channel:
         raise Problem(
@@ -173,3 +175,10 @@ def _check_firmware(opened: Opened, rig: Rig) -> None:
         raise Problem(f"{opened.artifact.format}: the kernel's arguments are in the image that firmware starts")
     if rig.media not in ("", *_qemu_load.MEDIA):
         raise unknown("medium", rig.media, _qemu_load.MEDIA)
+
+
+def _check_made_for(format: str, firmware: str) -> None:
+    """Raise Problem when a format is made for other firmware, which would look for something to start for ever."""
+    made_for = plugs.load("formats", format).firmware
+    if made_for and firmware not in made_for:
+        raise Problem(f"{format} is not started by firmware {firmware!r}", f"it is made for: {', '.join(made_for)}")

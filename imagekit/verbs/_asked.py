@@ -47,7 +47,8 @@ def combinations(asked: "Namespace", image: "Image") -> "list[tuple[str, str]]":
     pairs = [(a, f) for a in image.arches for f in image.formats if a in plugs.load("formats", f).arches]
     wanted = [(a, f) for a, f in pairs if a in (asked.arch or image.arches) and f in (asked.format or image.formats)]
     if not wanted:
-        offered = ", ".join(f"{a} {f}" for a, f in pairs)
+        each = (f"{name} as {', '.join(f for a, f in pairs if a == name)}" for name in image.arches)
+        offered = "; ".join(each)
         raise Problem(f"image {image.name!r} is not made for what was asked", f"it is made for: {offered}")
     return wanted
 
