@@ -188,9 +188,10 @@ def inspect(asked: "Namespace") -> int:
     """Show what lies in an image: of a definition its packages, of a file its partitions, files and boot entries."""
     from imagekit import build, inspection
 
+    is_whole = True
     for path in asked.path:
         if path.suffix != ".py" and not path.is_dir():
-            inspection.show(path, key=lambda: _asked.key(asked)[0], as_json=asked.json, put=print)
+            is_whole &= inspection.show(path, key=lambda: _asked.key(asked)[0], as_json=asked.json, put=print)
             continue
         for file, found in _asked.definitions([path]):
             for arch in asked.arch or found.arches:
@@ -200,7 +201,7 @@ def inspect(asked: "Namespace") -> int:
                 sizes = f"{len(tree)} paths, {_asked.size(tree.size)}"
                 print(f"{found.name} {found.version} {arch}: {sizes}, tree {tree.digest}")
                 print("\n".join(inspection.listed(tree) if asked.tree else inspection.sizes(tree)))
-    return 0
+    return int(not is_whole)
 
 
 def convert(asked: "Namespace") -> int:

@@ -7,9 +7,9 @@ the host and never goes from https to http; no netrc.
 
 import http.client
 import ssl
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from hashlib import sha256
@@ -184,8 +184,13 @@ def fetch(
     """
     url = f"{address}/{quote(path, safe='/+~')}"
     deadline = min(line.calls.patience.deadline(size), until)
+
+    def attempt() -> None:
+        with closing(_pieces(line, url, size, deadline, beat, digest)) as pieces:  # at once, also where a disk is full
+            store.write(pieces)
+
     try:
-        _tried(line, path, deadline, lambda: store.write(_pieces(line, url, size, deadline, beat, digest)))
+        _tried(line, path, deadline, attempt)
     except Missing as missing:
         raise Gone(
             f"{path}: the mirror has dropped this file",
@@ -215,7 +220,9 @@ def _tried(line: Line, what: str, deadline: float, attempt: Callable[[], _Result
     raise RigProblem(f"{what}: {reason} (tried {number} times)", TRY_LATER)
 
 
-def _pieces(line: Line, url: str, limit: int, deadline: float, beat: Beat, digest: str = "") -> Iterator[bytes]:
+def _pieces(
+    line: Line, url: str, limit: int, deadline: float, beat: Beat, digest: str = ""
+) -> Generator[bytes, None, None]:
     """The body at `url` in pieces, of at most `limit` bytes; with a digest, of just as many, and just those."""
     got, total = 0, sha256()
     try:

@@ -2,12 +2,9 @@
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from dataclasses import replace
-from io import BufferedRandom
 from pathlib import Path
 from stat import S_ISREG, filemode
-from tempfile import TemporaryFile
 from typing import Any
 
 from imagekit import artifact
@@ -16,7 +13,7 @@ from imagekit.disk import containers, outline
 from imagekit.disk.cpio import TYPES
 from imagekit.disk.parts import Part, printable, size
 from imagekit.disk.sparse import of_file
-from imagekit.errors import Problem
+from imagekit.errors import Problem, RigProblem
 from imagekit.key import Key
 from imagekit.tree import Tree
 
@@ -25,21 +22,25 @@ MAY_HOLD_ONE = ("gzip", "tar")  # an archive for GCP, an OVA
 MOST_UNPACKED = 8 << 30  # bytes in a temporary file
 
 
-def show(path: Path, *, key: Callable[[], Key], as_json: bool, put: Callable[[str], Any]) -> None:
-    """Tell what an artifact's manifest says, or what lies in a file; raises Problem when that cannot be read."""
+def show(path: Path, *, key: Callable[[], Key], as_json: bool, put: Callable[[str], Any]) -> bool:
+    """Tell what an artifact's manifest says, or what lies in a file, and whether that is whole.
+
+    Raises Problem when it cannot be read at all.
+    """
     if path.name.endswith((MANIFEST_SUFFIX, MANIFEST_SUFFIX + SIGNATURE_SUFFIX)):
         _manifest(artifact.load(path), as_json=as_json, put=put)
-        return
+        return True
     found = inside(path)
     signature = signed(path, key)
     if as_json:
         import json
 
         put(json.dumps({"signature": signature, **found.json()}, indent=1))
-        return
+        return found.is_whole
     for line in found.lines():
         put(line)
     put(f"signature: {printable(signature)}")
+    return found.is_whole
 
 
 def _manifest(made: Artifact, *, as_json: bool, put: Callable[[str], Any]) -> None:
@@ -63,30 +64,14 @@ def inside(path: Path) -> Part:
     if found.facts["kind"] not in (*HOLD_A_DISK, *MAY_HOLD_ONE):
         return found
     try:
-        with ExitStack() as stack:
-            name = containers.recognised(path)
-            disk = containers.KINDS[name].read(path, lambda: stack.enter_context(_Scratch()))
+        with containers.opened(path, most=MOST_UNPACKED) as (name, disk):
             inner = outline.outline(disk, "disk")
+    except RigProblem:
+        raise
     except Problem as problem:
-        damage = {"damaged": problem.message} if found.facts["kind"] in HOLD_A_DISK else {}
+        damage = {"damaged": problem.message.removeprefix(f"{path}: ")} if found.facts["kind"] in HOLD_A_DISK else {}
         return replace(found, facts={**found.facts, **damage})
     return replace(found, facts={**found.facts, "holds": name}, parts=(inner, *found.parts))
-
-
-class _Scratch(BufferedRandom):
-    """A file without a name that takes no more than a temporary folder can bear: few bytes may unpack to many."""
-
-    def __init__(self) -> None:
-        super().__init__(TemporaryFile(buffering=0))  # noqa: SIM115 - closed with this one
-        self._room = MOST_UNPACKED
-
-    def write(self, data: Any, /) -> int:
-        """Take bytes, if there are not too many by now."""
-        written = super().write(data)
-        self._room -= written
-        if self._room < 0:
-            raise Problem(f"it unpacks to more than {size(MOST_UNPACKED)}", "`imagekit convert` unpacks all of it")
-        return written
 
 
 def signed(path: Path, key: Callable[[], Key]) -> str:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from imagekit.errors import Problem, RigProblem
 
-CHANGED = "the cache was changed; build again"
+CHANGED = "something changed it meanwhile; when it is of the cache, build again"
 KINDS = ("file", "dir", "symlink", "hardlink", "char", "block", "fifo")
 
 
@@ -33,7 +33,7 @@ class Slice(NamedTuple):
         except OSError as error:
             raise RigProblem(f"cannot read {self.path}: {error.strerror}", CHANGED) from error
         if len(data) != self.size:
-            raise RigProblem(f"{self.path} is shorter than recorded", CHANGED)
+            raise RigProblem(f"{self.path} is shorter than it was", CHANGED)
         return data
 
 

@@ -105,9 +105,9 @@ def test_the_command_tells_what_it_wrote(made, tmp_path, capsys):
         (b"x" * 700, "no whole number of sectors"),
         (b"QED\0" + bytes(508), "is a QED disk"),
         (b"\xfd7zXZ\0" + bytes(506), "compressed by xz"),
-        (b"QFI\xfb" + bytes(508), "not a qcow2 file"),
+        (b"QFI\xfb" + bytes(508), "no qcow2 that can be read"),
         (b'# Disk DescriptorFile\nRW 1 FLAT "/etc/passwd" 0\n'.ljust(512), "never opened"),
-        (b"\x1f\x8b" + bytes(510), "not a gcp file"),
+        (b"\x1f\x8b" + bytes(510), "no gcp that can be read"),
         (bytes(257) + b"ustar\x0000" + bytes(247), "damaged header"),
     ],
 )

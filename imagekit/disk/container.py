@@ -28,7 +28,7 @@ class File(NamedTuple):
 
     def wrong(self, what: str, hint: str = "") -> Problem:
         """The Problem to raise when the file is not what it should be."""
-        return Problem(f"{self.path}: not a {self.kind} file that can be read: {what}", hint)
+        return Problem(f"{self.path}: no {self.kind} that can be read: {what}", hint)
 
     def slice(self, at: int, size: int, *, what: str) -> Slice:
         """Where `size` bytes from `at` on lie; raises Problem when the file has no such bytes."""

@@ -6,16 +6,18 @@ The file may be anybody's. No other file is ever opened, whatever it names.
 import errno
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
+from io import BufferedRandom
 from pathlib import Path
-from tempfile import TemporaryFile
-from typing import BinaryIO, NamedTuple
+from tempfile import TemporaryFile, gettempdir
+from typing import Any, BinaryIO, NamedTuple
 
 from imagekit.disk import container, gcp, ova, qcow2, vhd, vhdx, vmdk
 from imagekit.disk.container import Map
+from imagekit.disk.parts import size as in_words
 from imagekit.disk.sparse import SECTOR, Sparse
-from imagekit.errors import Problem
+from imagekit.errors import Problem, RigProblem
 
 MIB = 1 << 20
 Scratch = Callable[[], BinaryIO]  # a file that has no name and is gone when it is closed
@@ -111,11 +113,48 @@ def recognised(path: Path) -> str:
 
 
 @contextmanager
-def opened(path: Path, *, folder: Path | None = None) -> Iterator[tuple[str, Sparse]]:
+def opened(path: Path, *, folder: Path | None = None, most: int = 0) -> Iterator[tuple[str, Sparse]]:
     """(kind, disk) of a file of any kind, while the block lasts.
 
     folder: where what has to be unpacked goes, in files without a name (default: the system's temporary folder).
+    most: how many bytes at most, of anybody's file that is only to be looked at; 0 for all of them.
     """
     with ExitStack() as stack:
         name = recognised(path)
-        yield name, KINDS[name].read(path, lambda: stack.enter_context(TemporaryFile(dir=folder)))
+        yield name, KINDS[name].read(path, lambda: stack.enter_context(Unpacked(folder, most=most)))
+
+
+class Unpacked(BufferedRandom):
+    """A file without a name for what has to be unpacked; raises RigProblem where a disk is full."""
+
+    def __init__(self, folder: Path | None = None, *, most: int = 0) -> None:
+        self._folder, self._most, self._taken = folder or gettempdir(), most, 0
+        with self._room():
+            super().__init__(TemporaryFile(dir=folder, buffering=0))  # noqa: SIM115 - closed with this one
+
+    def write(self, data: Any, /) -> int:
+        """Take bytes, if there are not too many by now."""
+        self._taken += len(data)
+        if self._most and self._taken > self._most:
+            raise Problem(f"it unpacks to more than {in_words(self._most)}", "`imagekit convert` unpacks all of it")
+        with self._room():
+            return super().write(data)
+
+    def flush(self) -> None:
+        """Write what is still in memory."""
+        with self._room():
+            super().flush()
+
+    @contextmanager
+    def _room(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise RigProblem(
+                f"cannot unpack to {self._folder}: {error.strerror}", "make room there; TMPDIR names another folder"
+            ) from error
+
+    def close(self) -> None:
+        """Forget it, and with it what could not be written."""
+        with suppress(RigProblem, OSError):
+            super().close()

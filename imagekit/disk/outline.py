@@ -87,7 +87,10 @@ class Look:
         """What lies in a disk, a partition or a file."""
         kind = next((kind for kind in KINDS if kind.knows(disk)), None)
         if kind is None:
-            return Part(name, {"kind": "data" if any(disk.read(0, 4096)) else "zeros", "size": disk.size})
+            return Part(
+                name,
+                {"kind": "data" if any(disk.read(0, 4096)) else "zeros" if disk.size else "empty", "size": disk.size},
+            )
         facts = {"kind": kind.name, "size": disk.size}
         try:
             with self._deeper():
@@ -321,6 +324,8 @@ def _is_fixed_vhd(disk: Sparse) -> bool:
 KINDS = (  # in this order: an ISO that starts from a stick has partitions as well, and a kernel looks like an MBR
     Kind("ISO 9660", isoread.is_iso, _iso),
     _by_head("qcow2", 0, b"QFI\xfb"),
+    _by_head("QED", 0, b"QED\0"),
+    _by_head("VDI", 64, b"\x7f\x10\xda\xbe"),
     _by_head("VHDX", 0, b"vhdxfile"),
     _by_head("VMDK", 0, b"KDMV", b"# Disk DescriptorFile"),
     _by_head("VHD", 0, b"conectix"),

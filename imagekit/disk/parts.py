@@ -15,6 +15,11 @@ class Part:
     facts: Mapping[str, Any]
     parts: tuple["Part", ...] = field(default=())
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether nothing of it was found damaged."""
+        return "damaged" not in self.facts and all(part.is_whole for part in self.parts)
+
     def lines(self) -> Iterator[str]:
         """The listing for people: a line each, what lies in it below, a text below its name."""
         rows = list(self._rows(0))
