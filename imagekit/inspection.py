@@ -107,7 +107,7 @@ def listed(tree: Tree) -> Iterator[str]:
         entry = tree[path]
         target = f" -> {entry.target}" if entry.target else ""
         mode = filemode(TYPES[entry.kind] | entry.mode)
-        yield f"{mode} {entry.uid:5} {entry.gid:5} {entry.size:10}  {path}{target}  [{entry.owner}]"
+        yield f"{mode} {entry.uid:5} {entry.gid:5} {entry.size:10}  {printable(path + target)}  [{entry.owner}]"
     yield from sizes(tree)
 
 

@@ -100,7 +100,7 @@ def cpio_members(data):
         assert data[at : at + 6] == b"070701"
         fields = [int(data[at + 6 + 8 * n : at + 14 + 8 * n], 16) for n in range(13)]
         name_end = at + 110 + fields[11]
-        name = data[at + 110 : name_end - 1].decode()
+        name = data[at + 110 : name_end - 1].decode("utf-8", "surrogateescape")
         start = -(-name_end // 4) * 4
         body = data[start : start + fields[6]]
         at = -(-(start + fields[6]) // 4) * 4
@@ -140,11 +140,19 @@ def test_gnu_cpio_reads_the_same():
         ({"/x": Entry("file", xattrs=(("user.a", b"1"),))}, "extended attributes"),
         ({"/x": Entry("hardlink", target="/gone")}, "not in the same part"),
         ({"/x": Entry("file", size=1 << 32)}, "4 GiB"),
+        ({f"/d/{'ä' * 128}": Entry("dir")}, "names of 255 bytes"),
+        ({"/d" * 2049: Entry("dir")}, "paths of 4095"),
     ],
 )
 def test_cpio_refuses(entries, words):
     with pytest.raises(Problem, match=words):
         cpio.archive(entries.items())
+
+
+def test_cpio_holds_names_and_targets_that_are_not_utf_8():
+    long = f"/{'x' * 255}"
+    found = cpio_members(cpio.archive({"/\udcff": symlink("\udcfe/x"), long: file(b"1")}.items()))
+    assert {path: member[-1] for path, member in found.items()} == {"/\udcff": b"\xfe/x", long: b"1"}
 
 
 @pytest.mark.parametrize("sizes", [(0,), (1, 0, 7), (100_000, 3, 65_536), (5,) * 40])

@@ -12,6 +12,7 @@ from imagekit.errors import Problem
 from imagekit.tree import Entry
 
 TRAILER = "TRAILER!!!"
+LONGEST, LONGEST_NAME = 4096, 255  # bytes; the kernel passes over what is longer without a word (init/initramfs.c)
 TYPES = {
     "file": stat.S_IFREG,
     "hardlink": stat.S_IFREG,
@@ -26,7 +27,7 @@ TYPES = {
 def archive(entries: Iterable[tuple[str, Entry]], *, trailer: bool = True) -> bytes:
     """One archive of these paths, parents first, times zero; a multiple of four bytes.
 
-    Raises Problem for an entry that newc cannot hold: extended attributes, or 4 GiB and more.
+    Raises Problem for an entry that newc cannot hold: extended attributes, 4 GiB and more, or too long a name.
     """
     return b"".join(chunks(entries, trailer=trailer))
 
@@ -65,12 +66,18 @@ def _data(path: str, entry: Entry) -> bytes:
         )
     if entry.size >= 1 << 32:
         raise Problem(f"{path} has {entry.size} bytes; newc cpio ends at 4 GiB")
-    return entry.target.encode() if entry.kind == "symlink" else (entry.read() if entry.kind == "file" else b"")
+    return _bytes(entry.target) if entry.kind == "symlink" else (entry.read() if entry.kind == "file" else b"")
 
 
 def _record(path: str, entry: Entry, inode: int, *, links: int, data: bytes, mode: int | None = None) -> bytes:
-    name = path.lstrip("/").encode("utf-8", "surrogateescape") + b"\0"
+    name = _bytes(path.lstrip("/")) + b"\0"
+    if len(name) > LONGEST or any(len(part) > LONGEST_NAME for part in name[:-1].split(b"/")):
+        raise Problem(f"{path}: an initrd takes names of {LONGEST_NAME} bytes and paths of {LONGEST - 1} at most")
     full_mode = TYPES[entry.kind] | entry.mode if mode is None else mode
     numbers = (inode, full_mode, entry.uid, entry.gid, links, 0, len(data), 0, 0, *entry.device, len(name), 0)
     head = b"070701" + b"".join(b"%08X" % number for number in numbers) + name
     return head + bytes(-len(head) % 4) + data + bytes(-len(data) % 4)
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")
