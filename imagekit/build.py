@@ -5,6 +5,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict
 from functools import cache, partial
 from hashlib import sha256
@@ -105,15 +106,17 @@ def read_lock(definition: Path) -> Lock:
 
 
 def publish(made: Artifact, out: Path) -> Artifact:
-    """Copy an artifact to a folder: parts first, signature last, each under its name only when it is whole."""
+    """Copy an artifact to a folder, parts first, signature last; all of it, or a RigProblem and nothing of it."""
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RigProblem(f"cannot write to {out}: {error.strerror}", "name another folder with -o") from error
-    signature = made.path.name + SIGNATURE_SUFFIX
-    for name in (*(file.file for file in made.files), made.path.name, signature):
-        if not _same(made.path.parent / name, out / name):
+    names = (*(file.file for file in made.files), made.path.name, made.path.name + SIGNATURE_SUFFIX)
+    with ExitStack() as undo:  # some of them without the others are nothing that could be opened
+        for name in (name for name in names if not _same(made.path.parent / name, out / name)):
             _copy(made.path.parent / name, out / name)
+            undo.callback((out / name).unlink, missing_ok=True)
+        undo.pop_all()
     return Artifact(out / made.path.name, made.text, made.manifest)
 
 

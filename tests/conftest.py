@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -59,3 +60,15 @@ def start(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[fake_rig.
     for guest in started:
         guest.stop()
         assert not Path(f"/proc/{guest.facts['pid']}").exists()
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Iterator[Path]:
+    """A folder with room for 3 MiB."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    words = ["mount", "-t", "tmpfs", "-o", "size=3m,mode=700", "none", str(folder)]
+    if subprocess.run(words, capture_output=True, check=False).returncode:
+        pytest.skip("this machine does not mount a tmpfs for us")
+    yield folder
+    subprocess.run(["umount", folder], check=True)

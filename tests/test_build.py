@@ -359,11 +359,22 @@ def test_a_full_disk_is_told_and_leaves_nothing_wrong(project):
     )
     words = ["build", "tiny.py", "--format", "tar", "-o", "out"]
     code = f"{limit}\nimport sys\nfrom imagekit import cli\nsys.exit(cli.main({words!r}))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-B", "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "File too large" in done.stderr
     assert "Traceback" not in done.stderr
     assert make(project).digest == reference
+
+
+def test_a_full_folder_is_told_and_has_no_half_of_an_artifact(project, small, capsys):
+    make(project)  # the cache has it
+    (small / "filler").write_bytes(bytes((3 << 20) - (64 << 10)))
+    assert cli.main(["build", "tiny.py", "--format", "tar", "-o", str(small / "out")]) == 1
+    said = capsys.readouterr().err
+    assert f"cannot write {small}/out/tiny_0_x86_64.tar" in said
+    assert "No space left on device" in said
+    assert "make room" in said
+    assert not list((small / "out").iterdir())
 
 
 def test_another_key_makes_another_artifact(project, tmp_path):

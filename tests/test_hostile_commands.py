@@ -202,18 +202,6 @@ def test_an_interrupt_leaves_nothing(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["raw"]
 
 
-@pytest.fixture
-def small(tmp_path):
-    """A folder with room for 3 MiB."""
-    folder = tmp_path / "small"
-    folder.mkdir()
-    words = ["mount", "-t", "tmpfs", "-o", "size=3m,mode=700", "none", folder]
-    if subprocess.run(words, capture_output=True, check=False).returncode:
-        pytest.skip("this machine does not mount a tmpfs for us")
-    yield folder
-    subprocess.run(["umount", folder], check=True)
-
-
 NOISY = laid(8 * MIB, [Piece(0, os.urandom(8 * MIB))])
 
 
