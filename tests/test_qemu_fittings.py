@@ -3,6 +3,7 @@
 import struct
 import zlib
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from fake_rig import Start
@@ -11,7 +12,7 @@ from test_qemu_saved import resume
 
 from imagekit.errors import Problem
 from imagekit.guest import GuestProblem, Rig
-from imagekit.targets import _qemu_fittings
+from imagekit.targets import _qemu_fittings, _qemu_plan
 from imagekit.targets._qemu_command import AARCH64, X86_64
 
 ARCHES = ("x86_64", "aarch64")
@@ -56,6 +57,14 @@ BAD = [
 def test_firmware_that_cannot_be(rig: Rig, board: object, words: str) -> None:
     with pytest.raises(Problem, match=words):
         _qemu_fittings.wanted(rig, board)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("format", "firmware"), [("raw_bios", "uefi"), ("raw_efi", "bios"), ("iso_efi", "bios")])
+def test_firmware_that_a_format_is_not_made_for(format: str, firmware: str) -> None:
+    opened = SimpleNamespace(artifact=SimpleNamespace(format=format))
+    with pytest.raises(Problem, match=f"{format} is not started by firmware '{firmware}'") as told:
+        _qemu_plan._check_firmware(opened, Rig(firmware=firmware))  # type: ignore[arg-type]
+    assert told.value.hint == f"it is made for: {'uefi' if firmware == 'bios' else 'bios'}"
 
 
 def test_without_a_display_there_is_no_picture(start: Start) -> None:
