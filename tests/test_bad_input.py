@@ -9,6 +9,7 @@ from hashlib import sha256
 
 import pytest
 from test_formats import BOOTABLE, fitting, job_of, write
+from toy_program import kernel, program
 
 from imagekit import inspection, matrix, plugs
 from imagekit.artifact import Layout
@@ -50,6 +51,19 @@ def test_a_full_disk_is_told_by_every_format_and_nothing_half_done_is_left(forma
     assert {path.parts[0] for path in kept} <= {"objects", "notes", "locks"}
     for path in small.glob("cache/objects/*/*"):
         assert sha256(path.read_bytes()).hexdigest() == path.name
+
+
+STARTED = [name for name in FORMATS if plugs.load("formats", name).kind != "root"]
+
+
+@pytest.mark.parametrize("format", STARTED)
+def test_a_kernel_of_another_architecture_is_told_by_every_format_that_has_one(format, tmp_path):
+    plug = plugs.load("formats", format)
+    other = program("aarch64") if plug.arches[0] == "x86_64" else kernel()
+    tree = fitting(plug).override(Tree({"/boot/kernel": file(other)})).complete()
+    words = r"/boot/kernel is for aarch64, and the image for x86_64|no kernel (that a BIOS can start|for aarch64)"
+    with pytest.raises(Problem, match=words):
+        plug.write(tree, job=job_of(open_store(tmp_path), plug.arches[0]))
 
 
 SIZES = [  # format, size of the disk, words

@@ -186,7 +186,8 @@ MISSING = (
     ("uefi", {"/boot/stub": None}, "needs the stub"),
     ("uefi", {"/boot/stub": file(program("aarch64"))}, "/boot/stub is for aarch64"),
     ("uefi", {"/boot/kernel": None}, "needs a kernel"),
-    ("bios", {"/boot/kernel": file(program("aarch64"))}, "no kernel that a BIOS can start"),
+    ("bios", {"/boot/kernel": file(program("aarch64"))}, "/boot/kernel is for aarch64"),
+    ("bios", {"/boot/kernel": file(program())}, "no kernel that a BIOS can start"),
     ("bios", {"/boot/grub/cdboot.img": None}, "GRUB's cdboot.img is not in the tree"),
     ("bios", {"/boot/cmdline": file(b"it's")}, "quotes"),
 )

@@ -10,7 +10,7 @@ DISK = "/dev/vda"
 
 def write(tree: Tree, *, kind: str, job: Job) -> dict[str, Written]:
     """A root of this kind beside a kernel whose arguments name it; the initrd has what finds it, and no more."""
-    initrd.check(tree, format=f"kernel_{kind}")
+    initrd.check(tree, format=f"kernel_{kind}", arch=job.arch)
     arguments = cmdline.arguments(tree, (f"root={DISK}", f"rootfstype={kind}")).encode("utf-8", "surrogateescape")
     return {
         "kernel": initrd.whole(tree, initrd.KERNEL, store=job.store),

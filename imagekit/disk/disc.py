@@ -27,7 +27,7 @@ def disk(tree: Tree, *, job: Job, firmware: tuple[str, ...]) -> Sparse:
 
     Raises Problem when the tree lacks what its boot takes.
     """
-    initrd.check(tree, format="iso")
+    initrd.check(tree, format="iso", arch=job.arch)
     contents = _contents(tree, job, firmware)
     boots = [iso.Boot("bios", CORE, LOADED)] * ("bios" in firmware) + [iso.Boot("uefi", EFI)] * ("uefi" in firmware)
     sizes = {name: content.size for name, content in contents.items()}

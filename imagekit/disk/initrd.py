@@ -6,14 +6,15 @@ The initrd is a concatenation of cached parts, each a compressed archive of its 
 import zstandard
 
 from imagekit.artifact import Written, keep
-from imagekit.disk import cpio, segments
+from imagekit.disk import cpio, pe, segments
 from imagekit.errors import Problem
 from imagekit.store import Store
-from imagekit.tree import Tree
+from imagekit.tree import Entry, Tree
 
 LEVEL = -1  # a fifth larger than 3, and unpacked a quarter sooner, which is what a machine waits for first
 RECIPE = f"cpio zstandard {zstandard.__version__} level {LEVEL}"
 KERNEL, CMDLINE = "/boot/kernel", "/boot/cmdline"
+HEAD = 1 << 16  # bytes of a kernel that are sure to have its headers
 
 
 def parts(tree: Tree, *, store: Store) -> list[bytes]:
@@ -45,10 +46,23 @@ def root(tree: Tree) -> Tree:
     return tree.without([path for path in tree if path.startswith("/boot/") and path.count("/") == 2])
 
 
-def check(tree: Tree, *, format: str) -> None:
-    """Raise a Problem when the tree has no kernel to start."""
+def check(tree: Tree, *, format: str, arch: str) -> None:
+    """Raise a Problem when the tree has no kernel to start, or one of another architecture."""
     if KERNEL not in tree or CMDLINE not in tree:
         raise Problem(f"format {format} needs a kernel", 'give the image kernel="debian:linux-image-cloud"')
+    found = _machine(tree[KERNEL])
+    if found not in ("", arch):
+        raise Problem(f"{KERNEL} is for {found}, and the image for {arch}", "write the lock again: `imagekit lock`")
+
+
+def _machine(kernel: Entry) -> str:
+    """The architecture in its headers, which are not hashed here: what a boot uses is; "" where they tell none."""
+    content = kernel.content
+    head = content[:HEAD] if isinstance(content, bytes) else content._replace(size=min(content.size, HEAD)).read()
+    try:
+        return pe.read(head, what=KERNEL, size=kernel.size).machine
+    except Problem:  # compressed, or made to be started by QEMU alone
+        return ""
 
 
 def whole(tree: Tree, path: str, *, store: Store) -> Written:

@@ -7,7 +7,7 @@ from imagekit.tree import Tree
 
 def write(tree: Tree, *, job: Job) -> dict[str, Written]:
     """The whole root is the initrd."""
-    initrd.check(tree, format="kernel_initrd")
+    initrd.check(tree, format="kernel_initrd", arch=job.arch)
     return {
         "kernel": initrd.whole(tree, initrd.KERNEL, store=job.store),
         "initrd": initrd.write(initrd.root(tree), store=job.store, of=tree.digest),

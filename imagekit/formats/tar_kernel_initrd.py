@@ -9,7 +9,7 @@ from imagekit.tree import Entry, Slice, Tree
 
 def write(tree: Tree, *, job: Job) -> dict[str, Written]:
     """What kernel_initrd writes, as kernel, initrd.img and cmdline."""
-    initrd.check(tree, format="tar_kernel_initrd")
+    initrd.check(tree, format="tar_kernel_initrd", arch=job.arch)
     made = {
         "/kernel": initrd.whole(tree, initrd.KERNEL, store=job.store),
         "/initrd.img": initrd.write(initrd.root(tree), store=job.store, of=tree.digest),

@@ -7,7 +7,7 @@ from imagekit.tree import Tree
 
 def write(tree: Tree, *, job: Job) -> dict[str, Written]:
     """A stub from the image's suite, and behind it what kernel_initrd writes in three files."""
-    initrd.check(tree, format="uki")
+    initrd.check(tree, format="uki", arch=job.arch)
     parts = initrd.parts(initrd.root(tree), store=job.store)
     of = uki.programs(tree, arch=job.arch)
     made = uki.chunks(tree, parts, arguments=uki.arguments(tree, job=job), of=of)
