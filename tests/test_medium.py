@@ -8,8 +8,8 @@ from test_formats import BOOTABLE, job_of
 from toy_program import program
 
 from imagekit.artifact import Job
-from imagekit.disk import fatfiles, gpt, loader, medium
-from imagekit.disk.sparse import Sparse
+from imagekit.disk import fat, fatfiles, gpt, loader, medium, pe
+from imagekit.disk.sparse import Sparse, laid
 from imagekit.errors import Problem
 from imagekit.layout import Layout
 from imagekit.stores.directory import open_store
@@ -145,3 +145,13 @@ def test_the_boot_partition_holds_nothing_else(job):
     assert set(fatfiles.read(disk.part(boot.start, boot.size))) == {
         "EFI/BOOT/BOOTX64.EFI", "kernel", "initrd", "grub.cfg"
     }  # fmt: skip
+
+
+def test_a_bootloader_of_another_machine_starts_nothing():
+    uki = pe.uki(program(), {".cmdline": b"quiet", ".initrd": b"i", ".linux": program()})
+    esp = fat.volume({"EFI/BOOT/BOOTAA64.EFI": uki, "EFI/BOOT/BOOTX64.EFI": uki}, serial=1)
+    table = gpt.table(8 * MIB, [gpt.Partition("boot", medium.ESP, UUID(int=2), MIB, esp.size)], guid=UUID(int=1))
+    disk = laid(8 * MIB, [*table, *(piece._replace(offset=piece.offset + MIB) for piece in esp.pieces)])
+    assert loader.find(disk, arch="x86_64").arguments == b"quiet"
+    with pytest.raises(Problem, match=r"boot: EFI/BOOT/BOOTAA64\.EFI is for x86_64"):
+        loader.find(disk, arch="aarch64")

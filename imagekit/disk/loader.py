@@ -34,7 +34,11 @@ def find(disk: Sparse, *, arch: str) -> Loaded:
             missing.append(f"{name}: {problem.message}")
             continue
         if path in files:
-            return of_uki(files[path].read())
+            data = files[path].read()
+            if (found := pe.machine(data, what=path)) == arch:
+                return of_uki(data)
+            missing.append(f"{name}: {path} is for {found}")
+            continue
         if {"kernel", "initrd", "grub.cfg"} <= files.keys():
             arguments = grub.arguments(files["grub.cfg"].read()).encode("utf-8", "surrogateescape")
             return Loaded(files["kernel"].read(), files["initrd"].read(), arguments)
