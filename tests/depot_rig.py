@@ -1,13 +1,16 @@
 """A depot to test with: small signed artifacts, keys of every role, and a real server on loopback."""
 
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 from threading import Thread
 from typing import Any
+
+from tuf.api.metadata import Metadata
+from tuf.api.serialization.json import JSONSerializer
 
 from imagekit import artifact, key, site
 from imagekit.artifact import Artifact
@@ -144,3 +147,15 @@ def served(root: Path, **how: Any) -> Iterator[str]:
         running.shutdown()
         thread.join()
         running.server_close()
+
+
+def forge(path: Path, change: Callable[[Any], object], *signers: Key, to: Path | None = None) -> bytes:
+    """Metadata changed by somebody who has these keys, written back (or elsewhere)."""
+    metadata: Metadata[Any] = Metadata.from_file(str(path))
+    change(metadata.signed)
+    metadata.signatures.clear()
+    for one in signers:
+        metadata.sign(roles.RoleSigner(one), append=True)
+    data = metadata.to_bytes(JSONSerializer())
+    (to or path).write_bytes(data)
+    return data

@@ -5,6 +5,7 @@ names that nobody reads yet, and the timestamp last, which makes all of it visib
 """
 
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from typing import Any, NamedTuple, TypeVar
@@ -15,7 +16,7 @@ from tuf.api.serialization.json import JSONSerializer
 
 from imagekit import strict
 from imagekit.depot import roles
-from imagekit.errors import Problem
+from imagekit.errors import Problem, unknown
 from imagekit.key import Key
 from imagekit.site import Missing, Site
 
@@ -105,31 +106,41 @@ def renew(site: Site, held: Held, *, keys: Sequence[Key], days: Mapping[str, int
     return renewed
 
 
+def remove(site: Site, held: Held, paths: Sequence[str], *, keys: Sequence[Key], days: Mapping[str, int]) -> None:
+    """The index without these files; their blobs stay, for other images may have them too."""
+    for path in paths:
+        if held.targets.signed.targets.pop(path, None) is None:
+            raise unknown("file of the index", path, held.targets.signed.targets)
+    _write(site, held, REST, keys=keys, days=days)
+
+
 def rotate(
-    site: Site, held: Held, role: str, new: Sequence[Key], *, threshold: int, keys: Sequence[Key],
+    site: Site, held: Held, new: Mapping[str, Sequence[Key]], *, thresholds: Mapping[str, int], keys: Sequence[Key],
     days: Mapping[str, int]
 ) -> None:  # fmt: skip
-    """The role in the hands of other keys: a root more, signed by the old root's keys and by the new one's.
+    """Roles in the hands of other keys: a root more, signed by the old root's keys and by the new one's.
 
-    Where enough of the role's old keys are at hand, what it says is signed by both beforehand, so that no reader,
-    whichever root it has, finds it unsigned. Where they are not (they were stolen), the root comes first.
+    Where enough of the old keys are at hand, what they said is signed by old and new ones beforehand, so that no
+    reader, whichever root it has, finds it unsigned. Where they are not (they were stolen), the root comes first.
     """
     old = held.root.signed
-    root = Metadata(Root.from_dict(old.to_dict()))
-    for key_id in list(old.roles[role].keyids):
-        root.signed.revoke_key(key_id, role)
-    _assign(root.signed, role, new, threshold)
+    root = Metadata(Root.from_dict(deepcopy(old.to_dict())))
+    for role, some in new.items():
+        for key_id in list(old.roles[role].keyids):
+            root.signed.revoke_key(key_id, role)
+        _assign(root.signed, role, some, thresholds.get(role, old.roles[role].threshold))
     root.signed.version += 1
     root.signed.expires = _until("root", days)
     text = _signed(root, "root", keys, need=[old, root.signed])
-    following, changed = held._replace(root=root), REST[REST.index(role) :] if role in REST else ()
-    has = set(map(roles.identifier, keys))
-    is_handed_over = len(has & set(old.roles[role].keyids)) >= old.roles[role].threshold
-    if changed and is_handed_over:
+    following, has = held._replace(root=root), set(map(roles.identifier, keys))
+    stolen = {role for role in new if len(has & set(old.roles[role].keyids)) < old.roles[role].threshold}
+    changed = next((REST[at:] for at, role in enumerate(REST) if role in new), ())
+    if changed and not stolen:
         _write(site, following, changed, keys=keys, days=days, also=old)
     site.write([(f"metadata/{root.signed.version}.root.json", text)])
     site.settle()
-    if changed and not is_handed_over:
+    if changed and stolen:
+        _restart(following, stolen)
         _write(site, following, changed, keys=keys, days=days)
 
 
@@ -142,6 +153,16 @@ def listed(targets: bytes) -> dict[str, Target]:
     """Every file of targets metadata that was verified before."""
     signed = Metadata[Targets].from_bytes(targets).signed
     return {path: Target(one.hashes["sha256"], one.length, custom(one)) for path, one in signed.targets.items()}
+
+
+def _restart(held: Held, stolen: set[str]) -> None:
+    """Count from the beginning again where a thief may have run ahead (specification, 5.3.11).
+
+    What pins a role's version at readers is the metadata below it, which they drop with the stolen key.
+    """
+    for role, pinned_by in (("targets", "snapshot"), ("snapshot", "timestamp"), ("timestamp", "timestamp")):
+        if pinned_by in stolen and not (role == "targets" and "targets" not in stolen):
+            getattr(held, role).signed.version = 0
 
 
 def _assign(root: Root, role: str, keys: Sequence[Key], threshold: int) -> None:
