@@ -10,7 +10,7 @@ from dataclasses import asdict
 from functools import cache, partial
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import imagekit
 from imagekit import artifact as artifacts
@@ -106,17 +106,16 @@ def read_lock(definition: Path) -> Lock:
 
 
 def publish(made: Artifact, out: Path) -> Artifact:
-    """Copy an artifact to a folder, parts first, signature last; all of it, or a RigProblem and nothing of it."""
+    """Copy an artifact to a folder, parts first, signature last; or a RigProblem, and what was there stays."""
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RigProblem(f"cannot write to {out}: {error.strerror}", "name another folder with -o") from error
     names = (*(file.file for file in made.files), made.path.name, made.path.name + SIGNATURE_SUFFIX)
-    with ExitStack() as undo:  # some of them without the others are nothing that could be opened
-        for name in (name for name in names if not _same(made.path.parent / name, out / name)):
-            _copy(made.path.parent / name, out / name)
-            undo.callback((out / name).unlink, missing_ok=True)
-        undo.pop_all()
+    new = [name for name in names if not _same(made.path.parent / name, out / name)]
+    with ExitStack() as drafts:  # all are written before the first gets its name; the last to be begun gets it first
+        for name in reversed(new):
+            _copy(made.path.parent / name, drafts.enter_context(host.draft(out / name, is_large=True)))
     return Artifact(out / made.path.name, made.text, made.manifest)
 
 
@@ -135,8 +134,8 @@ def _same(source: Path, target: Path) -> bool:
         return False
 
 
-def _copy(source: Path, target: Path) -> None:
-    with open(source, "rb") as file, host.draft(target, is_large=True) as draft:
+def _copy(source: Path, draft: BinaryIO) -> None:
+    with open(source, "rb") as file:
         left = os.fstat(file.fileno()).st_size
         while left and (sent := os.sendfile(draft.fileno(), file.fileno(), None, left)):
             left -= sent
