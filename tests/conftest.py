@@ -7,16 +7,32 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import depot_rig
 import fake_rig
 import pytest
 import toys
 
-from imagekit import matrix, plugs
+from imagekit import matrix, plugs, site
 from imagekit.guest import Guest, Rig
 from imagekit.targets import _qemu_start
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a job in a shell's background begins so, and so do its children
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture
+def depot(tmp_path: Path) -> depot_rig.Depot:
+    """A depot with one image."""
+    found = depot_rig.Depot(tmp_path)
+    found.publish(depot_rig.made(tmp_path / "1"))
+    return found
+
+
+@pytest.fixture
+def reader(depot: depot_rig.Depot, tmp_path: Path) -> Iterator[depot_rig.Reader]:
+    """Somebody who trusts it, and reads it from a real server."""
+    with depot_rig.served(depot.place) as address:
+        yield depot_rig.Reader(site.at(address), tmp_path / "reader").trusts(depot.root)
 
 
 @pytest.fixture

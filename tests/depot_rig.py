@@ -9,12 +9,14 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
+import pytest
 from tuf.api.metadata import Metadata
 from tuf.api.serialization.json import JSONSerializer
 
 from imagekit import artifact, key, site
 from imagekit.artifact import Artifact
 from imagekit.depot import index, publishing, pulling, roles, server, trust
+from imagekit.errors import Problem
 from imagekit.key import Key
 from imagekit.site import Site
 from imagekit.store import Store
@@ -159,3 +161,11 @@ def forge(path: Path, change: Callable[[Any], object], *signers: Key, to: Path |
     data = metadata.to_bytes(JSONSerializer())
     (to or path).write_bytes(data)
     return data
+
+
+def refuse(reader: Reader, words: str, kind: type[Problem] = Problem) -> None:
+    """The reader says these words and has written nothing."""
+    before = sorted(reader.out.rglob("*")) if reader.out.exists() else []
+    with pytest.raises(kind, match=words):
+        reader.pull()
+    assert (sorted(reader.out.rglob("*")) if reader.out.exists() else []) == before

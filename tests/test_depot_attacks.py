@@ -6,18 +6,16 @@ of it is kept.
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-import depot_rig
 import pytest
-from depot_rig import EVERY_KEY, KEYS, ONLINE, Depot, Reader, forge, made, role_key
+from depot_rig import EVERY_KEY, KEYS, ONLINE, Depot, Reader, forge, made, refuse, role_key
 from tuf.api.metadata import MetaFile
 
-from imagekit import site
 from imagekit.depot import head, index, roles, trust
 from imagekit.depot.roles import RoleKey
 from imagekit.errors import Problem, RigProblem
@@ -29,19 +27,6 @@ SMALL_ORDER = (  # points of order 1, 2, 4 and 8, under which anybody can sign
     "0000000000000000000000000000000000000000000000000000000000000000",
     "c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a",
 )
-
-
-@pytest.fixture
-def depot(tmp_path: Path) -> Depot:
-    made_depot = Depot(tmp_path)
-    made_depot.publish(made(tmp_path / "1"))
-    return made_depot
-
-
-@pytest.fixture
-def reader(depot: Depot, tmp_path: Path) -> Iterator[Reader]:
-    with depot_rig.served(depot.place) as address:
-        yield Reader(site.at(address), tmp_path / "reader").trusts(depot.root)
 
 
 def metadata(depot: Depot) -> Path:
@@ -85,14 +70,6 @@ def reissue(depot: Depot, role: str, change: Callable[[Any], object], *thief: st
                 signed.meta["targets.json"] = MetaFile(version)
             else:
                 signed.snapshot_meta = MetaFile(version)
-
-
-def refuse(reader: Reader, words: str, kind: type[Problem] = Problem) -> None:
-    """The reader says these words and has written nothing."""
-    before = sorted(reader.out.rglob("*")) if reader.out.exists() else []
-    with pytest.raises(kind, match=words):
-        reader.pull()
-    assert (sorted(reader.out.rglob("*")) if reader.out.exists() else []) == before
 
 
 # --- the specification's list -----------------------------------------------------------------------------------------

@@ -1,40 +1,16 @@
 """Entries, blobs and lists that lie under an index that is true: what who publishes could do to who reads."""
 
 import json
-from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-import depot_rig
 import pytest
 import zstandard
-from depot_rig import ONLINE, Depot, Reader, made, noise
+from depot_rig import ONLINE, Depot, Reader, noise, refuse
 
-from imagekit import site
 from imagekit.depot import chunks, head, index, trust
 from imagekit.errors import Problem
-
-
-@pytest.fixture
-def depot(tmp_path: Path) -> Depot:
-    made_depot = Depot(tmp_path)
-    made_depot.publish(made(tmp_path / "1"))
-    return made_depot
-
-
-@pytest.fixture
-def reader(depot: Depot, tmp_path: Path) -> Iterator[Reader]:
-    with depot_rig.served(depot.place) as address:
-        yield Reader(site.at(address), tmp_path / "reader").trusts(depot.root)
-
-
-def refuse(reader: Reader, words: str, kind: type[Problem] = Problem) -> None:
-    """The reader says these words and has written nothing."""
-    before = sorted(reader.out.rglob("*")) if reader.out.exists() else []
-    with pytest.raises(kind, match=words):
-        reader.pull()
-    assert (sorted(reader.out.rglob("*")) if reader.out.exists() else []) == before
 
 
 def publish_entry(depot: Depot, data: bytes, path: str) -> None:
