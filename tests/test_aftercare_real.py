@@ -39,6 +39,9 @@ def test_panics_as_it_may(guest):
     with pytest.raises(Exception, match="panicked"):
         sh(guest, "echo c > /proc/sysrq-trigger; sleep 60")
 
+def test_warns(guest):
+    sh(guest, "echo '<6>WARNING: CPU: 0 at toy.c:3' > /dev/kmsg; echo 512 > /proc/sys/kernel/tainted")
+
 def test_uses_up_memory(guest): sh(guest, "tail /dev/zero")
 
 def test_last(guest): assert not guest.health().failed
@@ -62,12 +65,14 @@ def definition(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> py
 def test_every_kind_of_damage_is_its_own_tests_failure(definition: pytest.Pytester) -> None:
     toys.write(definition, "breaks.py", BREAKING)
     result = definition.runpytest_subprocess("breaks.py", "--arch", "aarch64", "-p", "no:cacheprovider")
-    result.assert_outcomes(passed=6, failed=3)
+    result.assert_outcomes(passed=6, failed=4)
     for words in (
         "*test_kills_a_service*left damage behind",
         "  guest: service: a service failed: idler: *last ended with 137*",
         "*test_remounts*left damage behind",
         "  guest: read-only: a file system became read-only: /tmp",
+        "*test_warns*left damage behind",
+        "  guest: taint: the kernel is tainted with 512: the kernel warned (WARNING): *WARNING: CPU: 0 at toy.c:3",
         "*test_uses_up_memory*left damage behind",
         "  guest: oom: memory ran out: *",
     ):

@@ -27,6 +27,7 @@ def started(project: pytest.Pytester) -> list[str]:
         ("break", "guest: service: a service failed: toy: failed: ended with 3, last ended with 3"),
         ("oops", "guest: oops: the kernel oopsed: *Oops: 0000*"),
         ("oops", "guest: taint: the kernel is tainted with 128: the kernel died (oops or BUG)"),
+        ("warn", "guest: taint: the kernel is tainted with 512: the kernel warned (WARNING): *at kernel/toy.c:3"),
         ("remount", "guest: read-only: a file system became read-only: /data"),
         ("die", "guest: gone: the machine is no longer there"),
     ],

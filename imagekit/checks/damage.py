@@ -91,14 +91,15 @@ def _of_state(guest: Guest, before: Look, after: Look) -> Iterator[Damage]:
     elif after.health.boot_id != before.health.boot_id:
         yield Damage("rebooted", NAMES["rebooted"])
     else:
-        yield from _of_health(before.health, after.health)
+        yield from _of_health(guest, before.health, after.health)
 
 
-def _of_health(before: "Health", after: "Health") -> Iterator[Damage]:
+def _of_health(guest: Guest, before: "Health", after: "Health") -> Iterator[Damage]:
     fresh = after.taint & ~before.taint
     if fresh:
         new = [words for words in after.taints if words not in before.taints]
-        yield Damage("taint", f"{NAMES['taint']} with {fresh}: {', '.join(new) or 'see tainted-kernels.rst'}")
+        words = f"{', '.join(new) or 'see tainted-kernels.rst'}{_said(guest)}"
+        yield Damage("taint", f"{NAMES['taint']} with {fresh}: {words}")
     if after.oom_kills > before.oom_kills:
         yield Damage("oom", f"{NAMES['oom']}: {after.oom_kills - before.oom_kills} programs were killed")
     if places := sorted({*after.read_only} - {*before.read_only}):
@@ -107,6 +108,16 @@ def _of_health(before: "Health", after: "Health") -> Iterator[Damage]:
     broken += [f"{name}: no longer known" for name in before.services.keys() - after.services.keys()]
     if broken:
         yield Damage("service", f"{NAMES['service']}: {'; '.join(sorted(broken))}")
+
+
+def _said(guest: Guest) -> str:
+    """What the kernel's log says of it, which a quiet boot keeps from the console; "" where nothing shows the log."""
+    try:
+        told = guest.run("dmesg").stdout
+    except Problem:  # that it is damaged is told already
+        return ""
+    lines = [line for named in console.found(told).values() for line in named]
+    return f": {lines[-1].strip()}" if lines else ""
 
 
 def _is_broken(was: "ServiceState | None", now: "ServiceState") -> bool:
