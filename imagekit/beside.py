@@ -3,15 +3,19 @@
 Reading, hashing and writing a large chunk let go of Python's lock, so that two of them cost the longer one, not both.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from hashlib import sha256
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
 
 T = TypeVar("T")
 
 LARGE = 1 << 18  # bytes of a chunk that is worth telling another thread of
 AHEAD = 4  # chunks that may wait, which bounds the memory
+LOOK = 1.0  # seconds after which a wait looks whether Ctrl-C was pressed in the moment before it fell asleep
 
 
 class Sum:
@@ -89,3 +93,17 @@ def started(make: Callable[[], T]) -> Callable[[], T]:
         return done[0]
 
     return result
+
+
+def until_one_fails(futures: "Collection[Future[T]]") -> "set[Future[T]]":
+    """Wait for all futures, or for the first that failed; which are done by then.
+
+    Not in one sleep: CPython does not notice a signal that comes between its last look and a sleep on a lock, so that
+    Ctrl-C would be heard only when the wait is over.
+    """
+    from concurrent.futures import FIRST_EXCEPTION, wait
+
+    while True:
+        done, waiting = wait(futures, timeout=LOOK, return_when=FIRST_EXCEPTION)
+        if not waiting or any(future.cancelled() or future.exception() for future in done):
+            return done

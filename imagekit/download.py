@@ -8,7 +8,7 @@ the host and never goes from https to http; no netrc.
 import http.client
 import ssl
 from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
@@ -22,6 +22,7 @@ from time import monotonic
 from typing import TypeVar
 from urllib.parse import SplitResult, quote, unquote, urljoin, urlsplit
 
+from imagekit.beside import until_one_fails
 from imagekit.errors import RigProblem
 from imagekit.package import Gone
 from imagekit.store import Store
@@ -164,7 +165,7 @@ def each(work: Callable[[Line, _Item], _Result], items: Iterable[_Item]) -> list
     pool = ThreadPoolExecutor(CONNECTIONS)
     try:
         futures = [pool.submit(on_a_line, item) for item in items]
-        done, _ = wait(futures, return_when=FIRST_EXCEPTION)
+        done = until_one_fails(futures)
         failed = next((future for future in futures if future in done and future.exception()), None)
         return [future.result() for future in ([failed] if failed else futures)]
     except BaseException:

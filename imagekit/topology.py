@@ -6,7 +6,7 @@ network, 10.10.1.10 the first machine on it. A network with a machine of a fixed
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_EXCEPTION, Future, wait
+from concurrent.futures import Future
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
@@ -16,6 +16,7 @@ from time import monotonic, sleep, time
 from typing import Any, NamedTuple
 
 from imagekit.artifact import Artifact
+from imagekit.beside import until_one_fails
 from imagekit.console import escape
 from imagekit.errors import Problem, unknown
 from imagekit.guest import Guest, GuestProblem, Target
@@ -291,7 +292,7 @@ def _wire(cables: Cables, switch: Switch, name: str, mac: str) -> Wire:
 
 
 def _all_ready(lives: "Mapping[str, _Life]") -> dict[str, Guest]:
-    done, _ = wait([of.ready for of in lives.values()], return_when=FIRST_EXCEPTION)
+    done = until_one_fails([of.ready for of in lives.values()])
     for name, of in lives.items():
         error = of.ready.exception() if of.ready in done else None
         if isinstance(error, Problem):

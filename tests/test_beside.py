@@ -1,6 +1,9 @@
 """What another processor does meanwhile: the same digest, and errors where the result is asked for."""
 
+import signal
 import threading
+import time
+from concurrent.futures import Future
 from hashlib import sha256
 
 import pytest
@@ -45,3 +48,35 @@ def test_what_fails_beside_is_raised_where_it_is_asked_for():
 
 def _named(name):
     return [thread for thread in threading.enumerate() if thread.name == name]
+
+
+def test_a_wait_ends_with_all_or_with_the_first_that_fails():
+    never: Future[int] = Future()
+    fine, failed = Future(), Future()
+    fine.set_result(1)
+    failed.set_exception(OSError("no room"))
+    assert beside.until_one_fails([fine]) == {fine}
+    assert beside.until_one_fails([never, failed, fine]) == {failed, fine}
+
+
+def test_ctrl_c_is_heard_in_a_wait_that_it_did_not_wake():
+    told: list[bool] = []
+
+    def interrupt():  # taken by this thread, as when it comes just before the main thread falls asleep
+        time.sleep(0.2)
+        signal.pthread_kill(threading.get_ident(), signal.SIGINT)
+        time.sleep(5 * beside.LOOK)
+        told.append(True)
+        waited_for.set_result(0)
+
+    waited_for: Future[int] = Future()
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            beside.until_one_fails([waited_for])
+        assert not told
+    finally:
+        thread.join()
+        signal.signal(signal.SIGINT, before)
