@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict
 from functools import cache, partial
@@ -14,16 +14,20 @@ from typing import Any, BinaryIO
 
 import imagekit
 from imagekit import artifact as artifacts
-from imagekit import assets, compose, early, host, memory, options, plugs, sbom, toolbox
+from imagekit import assets, compose, early, host, memory, offer, options, plugs, sbom, supply, toolbox
 from imagekit import lock as locks
-from imagekit.arch import arch as arch_named
 from imagekit.artifact import MANIFEST_SUFFIX, SIGNATURE_SUFFIX, Artifact, Format, Job, Written
 from imagekit.errors import Problem, RigProblem, unknown
 from imagekit.image import File, Image, path_of
 from imagekit.key import Key
 from imagekit.lock import Lock
-from imagekit.package import Package, Pin, Request, Source
+from imagekit.package import Package, Pin
 from imagekit.store import Store
+from imagekit.supply import check_lock as check_lock
+from imagekit.supply import licences as licences
+from imagekit.supply import quiet as quiet
+from imagekit.supply import read_lock as read_lock
+from imagekit.supply import write_lock as write_lock
 from imagekit.tree import Tree
 
 Say = Callable[[str], None]
@@ -31,14 +35,10 @@ LARGEST = 20  # paths that a manifest names
 LOOKS = 16  # places at which two files are compared before they are read whole
 
 
-def quiet(line: str) -> None:
-    """Say nothing."""
-    _ = line
-
-
 def tree(image: Image, *, folder: Path, lock: Lock, arch: str, store: Store, say: Say = quiet) -> Tree:
     """The image's file system for one architecture, from the packages that the lock pins."""
-    return _compose(image, _packages(image, lock, arch, store, say), folder=folder, arch=arch, store=store)
+    found = supply.packages(image, lock, arch, folder=folder, store=store, say=say)
+    return _compose(image, found, folder=folder, arch=arch, store=store)
 
 
 def artifact(
@@ -51,6 +51,7 @@ def artifact(
     Raises Problem when the lock is behind the definition, or when anything in the image does not fit.
     """
     check_lock(image, lock)
+    supply.check_beside(lock, arch, folder=folder)
     _check_offered(image, arch, format)
     definition = definition_digest(image, folder)
     pinned = _tools_mode(tools)
@@ -60,49 +61,13 @@ def artifact(
         made = _kept(place, key, say)
         if made is None:
             say(f"{image.name} {arch}: composing")
-            packages = _packages(image, lock, arch, store, say)
+            packages = supply.packages(image, lock, arch, folder=folder, store=store, say=say)
             whole = _compose(image, packages, folder=folder, arch=arch, store=store)
             say(f"{image.name} {arch}: writing {format}")
             job = Job(image.name, image.version, arch, store, image.disk, partial(_tools, pinned, store, say), say)
             made = _write(whole, packages, job=job, format=format, place=place, key=key,
                           asked={"definition": definition, "lock": lock.digest, "suite": image.suite})  # fmt: skip
     return made
-
-
-def write_lock(image: Image, path: Path, *, store: Store, say: Say = quiet) -> Lock:
-    """Resolve an image against its archives as they are now, and write the lock beside its definition."""
-    say(f"{image.name}: resolving for {', '.join(image.arches)}")
-    pins: dict[str, tuple[Pin, ...]] = dict.fromkeys(image.arches, ())
-    archives = set()
-    for name, requests in _requests(image).items():
-        source: Source = plugs.load("sources", name)
-        for request, resolved in zip(requests, source.resolve(requests, store), strict=True):
-            pins[request.arch] += resolved.pins
-            archives |= set(resolved.archives)
-    lock = Lock(_request_digest(image), tuple(sorted(archives)), pins)
-    with host.draft(path) as file:
-        file.write(lock.text().encode())
-    return lock
-
-
-def licences(lock: Lock, *, store: Store, say: Say = quiet) -> list[str]:
-    """A line for each package that is not free: how its licence begins."""
-    pins = {pin.sha256: pin for arch in lock.pins for pin in lock.pins[arch] if pin.role == "firmware"}
-    return sorted({assets.licence(package) for _, package in _fetched(tuple(pins.values()), "", store, say)})
-
-
-def check_lock(image: Image, lock: Lock) -> None:
-    """Raise Problem when the lock was written for another request than the definition makes now."""
-    if lock.request != _request_digest(image):
-        raise Problem(
-            f"image {image.name!r}: the lock is behind its definition",
-            "packages, without, kernel, suite or arches changed since: write it again with `imagekit lock`",
-        )
-
-
-def read_lock(definition: Path) -> Lock:
-    """The lock beside a definition."""
-    return locks.read(locks.beside(definition))
 
 
 def publish(made: Artifact, out: Path) -> Artifact:
@@ -157,6 +122,7 @@ def inputs(image: Image, definition: Path) -> list[str]:
     Folders are named too: their times tell of files that came or went. Modules that the definition imported count.
     """
     found: list[str | Path] = [definition, locks.beside(definition), *_own_files()]
+    found += supply.inputs(read_lock(definition), folder=definition.parent)
     for content in image.files.values():
         if isinstance(content, File):
             source = definition.parent / content.source
@@ -200,98 +166,19 @@ def _known_modules(arch: str, store: Store) -> tuple[str, ...]:
     return tuple(known.decode().split())
 
 
-def _requests(image: Image) -> Mapping[str, list[Request]]:
-    """What the image asks each source for, one request per architecture."""
-    without = compose.left_out(image)[0]
-    kernel_source, _, kernel = image.kernel.partition(":")
-    asked = (*image.packages, *image.firmware, *filter(None, [image.kernel]))
-    names = {package.partition(":")[0] for package in asked}
-    for name in names:
-        plugs.load("sources", name)  # an unknown one is told before anything is fetched
-    return {
-        name: [
-            Request(
-                packages=tuple(p.partition(":")[2] for p in image.packages if p.startswith(f"{name}:")),
-                kernel=kernel if name == kernel_source else "",
-                init=early.INIT_PACKAGES if kernel and name == kernel_source else (),
-                without=without,
-                suite=image.suite,
-                arch=arch_named(arch).name,
-                boot=assets.packages(_assets(image, arch), arch) if kernel and name == kernel_source else (),
-                firmware=_firmware(image, name, arch),
-            )
-            for arch in image.arches
-        ]
-        for name in sorted(names)
-    }
-
-
-def _firmware(image: Image, source: str, arch: str) -> tuple[str, ...]:
-    """What is not free and was asked for all the same, on the architectures that have a format with a use for it."""
-    if not assets.take_firmware(_assets(image, arch), arch):
-        return ()
-    return tuple(p.partition(":")[2] for p in image.firmware if p.startswith(f"{source}:"))
-
-
-def _request_digest(image: Image) -> str:
-    return _digest({name: [_asked(r) for r in requests] for name, requests in _requests(image).items()})
-
-
-def _asked(request: Request) -> Mapping[str, object]:
-    """Without what later versions can ask for and this image does not: a lock outlives the version that wrote it."""
-    return {k: v for k, v in request._asdict().items() if v or k not in Request._field_defaults}
-
-
-def _formats(image: Image, arch: str) -> list[Format]:
-    loaded: list[Format] = [plugs.load("formats", name) for name in image.formats]
-    return [format for format in loaded if arch in format.arches]
-
-
-def _assets(image: Image, arch: str) -> list[str]:
-    return sorted({asset for format in _formats(image, arch) for asset in format.assets})
-
-
 def _modules(image: Image, arch: str, store: Store) -> tuple[str, ...]:
     """The kernel modules that machines and formats need, each once and in a fixed order."""
-    found = {module for format in _formats(image, arch) for module in format.modules}
-    if _disks(image, arch):
+    found = offer.modules(image, arch)
+    if offer.disks(image, arch):
         found |= {module for names in early.root_modules(image.disk).values() for module in names}
     known = _known_modules(arch, store)
     return (*known, *sorted(found - set(known)))
 
 
-def _drivers(image: Image, arch: str) -> tuple[str, ...]:
-    """The drivers of the disks that the root lies on."""
-    return tuple(sorted({module for format in _disks(image, arch) for module in format.drivers}))
-
-
-def _disks(image: Image, arch: str) -> list[Format]:
-    """The disks that the root lies on."""
-    return [f for f in _formats(image, arch) if f.kind == "disk" and f.has_root_on_disk(image.disk)]
-
-
-def _packages(image: Image, lock: Lock, arch: str, store: Store, say: Say) -> list[tuple[Pin, Package]]:
-    if arch not in lock.pins:
-        raise Problem(f"image {image.name!r}: the lock has nothing for {arch}", "write it again with `imagekit lock`")
-    return _fetched(lock.pins[arch], f"{image.name} {arch}: ", store, say)
-
-
-def _fetched(pins: Sequence[Pin], who: str, store: Store, say: Say) -> list[tuple[Pin, Package]]:
-    def progress(what: str, done: int, total: int) -> None:
-        say(f"{who}{what} {done * 100 // max(total, 1)} %")
-
-    found: list[tuple[Pin, Package]] = []
-    for name in sorted({pin.source for pin in pins}):
-        own = [pin for pin in pins if pin.source == name]
-        source: Source = plugs.load("sources", name)
-        found += zip(own, source.packages(own, store, progress), strict=True)
-    return found
-
-
 def _compose(image: Image, packages: list[tuple[Pin, Package]], *, folder: Path, arch: str, store: Store) -> Tree:
-    modules, drivers = (_modules(image, arch, store), _drivers(image, arch)) if image.kernel else ((), ())
+    modules, drivers = (_modules(image, arch, store), offer.drivers(image, arch)) if image.kernel else ((), ())
     whole = compose.compose(image, packages, folder=folder, arch=arch, modules=modules, drivers=drivers, store=store)
-    names = _assets(image, arch)
+    names = offer.assets(image, arch)
     return whole.override(assets.tree(names, _bringing(names, packages, arch))) if image.kernel else whole
 
 
@@ -361,10 +248,17 @@ def _part(role: str, name: str, of: Written) -> dict[str, Any]:
 
 
 def _listed(whole: Tree, packages: list[tuple[Pin, Package]]) -> list[dict[str, Any]]:
-    """Every package with the bytes that it has in the image, which may be none."""
+    """Every package, what it was made from, and the bytes that it has in the image, which may be none."""
     sizes = whole.sizes()
-    rows = [(p.name, pin.version, pin.architecture, pin.sha256, sizes.get(p.name, 0)) for pin, p in packages]
-    return [dict(zip(("name", "version", "architecture", "sha256", "size"), row, strict=True)) for row in sorted(rows)]
+    rows = [
+        {
+            "name": package.name, "version": pin.version, "architecture": pin.architecture, "sha256": pin.sha256,
+            "digest": package.digest, "source": pin.source, "origin": [*package.origin], "licence": package.licence,
+            "size": sizes.get(package.name, 0),
+        }
+        for pin, package in packages
+    ]  # fmt: skip
+    return sorted(rows, key=lambda row: (row["name"], row["version"], row["architecture"], row["sha256"]))
 
 
 def _largest(whole: Tree) -> list[list[str | int]]:

@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from imagekit import early
+from imagekit import early, offer
 from imagekit.disk import kmod
 from imagekit.errors import Problem
 from imagekit.image import Directory, File, Image, Symlink, Text, User, path_of
@@ -58,12 +58,6 @@ def compose(
         raise type(problem)(f"image {image.name!r} ({arch}): {problem.message}", problem.hint) from problem
 
 
-def left_out(image: Image) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """`without`, as packages and as paths."""
-    paths = tuple(path_of(item) for item in image.without if "/" in item)
-    return tuple(item for item in image.without if "/" not in item), paths
-
-
 def _from_packages(image: Image, packages: Sequence[tuple[Pin, Package]]) -> Tree:
     trees = []
     for pin, package in packages:
@@ -71,7 +65,7 @@ def _from_packages(image: Image, packages: Sequence[tuple[Pin, Package]]) -> Tre
             trees.append(package.tree)
         elif pin.role == "init":
             trees.append(package.tree.filter(early.keep))
-    names = set(left_out(image)[1])
+    names = set(offer.left_out(image)[1])
     return _without(union(trees), names)
 
 

@@ -11,7 +11,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from imagekit.errors import Problem
-from imagekit.package import Archive, Pin
+from imagekit.package import URL, Archive, Pin
 
 HEADER = (
     "# Written by `imagekit lock`; do not edit. "
@@ -96,6 +96,10 @@ def _pin(line: str) -> Pin:
         raise ValueError(f"{name}: {digest!r} is not a sha256")
     if not size.isdecimal():
         raise ValueError(f"{name}: {size} is no size")
-    if path.startswith("/") or ".." in path.split("/") or "://" in path:
+    place = path.partition("#")[0]
+    if archive == URL:
+        if not place.startswith(("https://", "http://")):
+            raise ValueError(f"{name}: {path!r} is no address")
+    elif place.startswith("/") or ".." in place.split("/") or "://" in place:
         raise ValueError(f"{name}: {path!r} is not a path below a mirror")
     return Pin(role, source, name, version, architecture, int(size), digest, archive, path)

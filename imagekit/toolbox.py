@@ -283,7 +283,9 @@ def _unpacked(group: str, pins: Sequence[Pin], store: Store, say: Say, progress:
     draft, final = store.folder("tools") / f"draft-{name}", store.folder("tools") / name
     shutil.rmtree(draft, ignore_errors=True)  # of one who was killed: we hold the lock
     try:
-        packages = _source().packages(pins, store, lambda what, *sizes: progress(f"tools {group}: {what}", *sizes))
+        packages = _source().packages(
+            pins, store, lambda what, *sizes: progress(f"tools {group}: {what}", *sizes), folder=Path()
+        )
         say(f"tools {group}: unpacking {len(packages)} packages")
         folder.write(_wanted(group, packages), draft)
         os.sync()  # a power cut after the rename must not leave a program with holes

@@ -10,17 +10,18 @@ from collections.abc import Iterator
 from functools import partial
 from hashlib import sha256
 from itertools import repeat
+from pathlib import Path
 from typing import Any
 
 from imagekit.errors import Problem
 from imagekit.image import path_of
-from imagekit.package import Package
-from imagekit.sources import _tar
+from imagekit.package import Origin, Package
+from imagekit.sources import _copyright, _tar
 from imagekit.store import Store
 from imagekit.tree import Entry, Slice, Tree
 
 NOTE = "debian-package"
-FORM = "2"  # raise it when a conversion changes: old notes are then not found
+FORM = "3"  # raise it when a conversion changes: old notes are then not found
 MAX_CONTROL = 8 << 20
 MAX_XZ_MEMORY = 256 << 20  # xz -9 wants 65 MiB
 MERGED = ("/usr/bin", "/usr/sbin", "/usr/lib", "/usr/lib32", "/usr/lib64", "/usr/libx32")
@@ -62,6 +63,7 @@ def convert(data: bytes, digest: str, store: Store) -> Package:
     blob = store.write(_files(*_only(parts, "data.tar"), rows))
     columns: _Columns = {"deb": digest, "object": blob, "notes": _deeds(control), "digest": ""}
     columns |= _fields(control.get("control", "")) | _columns(_finish(rows))
+    columns["licence"] = _licence(rows.get(f"/usr/share/doc/{columns['name']}/copyright"), store.path(blob))
     columns["digest"] = _package(columns, store).tree.digest
     _remember(columns, store)
     return _package(columns, store)
@@ -98,7 +100,16 @@ def _package(columns: _Columns, store: Store) -> Package:
         digest=columns["digest"],
         tree=_tree(columns, str(store.path(columns["object"]))),
         notes=tuple(columns["notes"]),
+        origin=Origin(columns["source"], columns["source_version"]),
+        licence=columns["licence"],
     )
+
+
+def _licence(row: _Row | None, blob: Path) -> str:
+    """What the copyright file states; "" where there is none, or it lies in another package."""
+    if row is None or row[0] != "file":
+        return ""
+    return _copyright.licence(Slice(str(blob), row[7], min(row[4], _copyright.MOST)).read())
 
 
 def _ar_members(data: bytes) -> Iterator[tuple[str, bytes]]:
@@ -198,9 +209,13 @@ def _fields(control: str) -> dict[str, str]:
     for name in ("Package", "Version", "Architecture"):
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9+.:~-]*", fields.get(name, "")):
             raise Problem(f"its control file has the {name} {fields.get(name)!r}")
-    source = fields.get("Source", fields["Package"]).partition(" ")[0]
     about = {name.lower(): fields[name] for name in ("Version", "Architecture")}
-    return {"name": fields["Package"], "source": source, **about}
+    source, _, version = fields.get("Source", fields["Package"]).partition(" ")  # "nginx (1.22.1-9)" where it differs
+    version = version.strip("() ") or fields["Version"]
+    for name, value in (("source", source), ("source's version", version)):
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9+.:~-]*", value):
+            raise Problem(f"its control file has the {name} {value!r}")
+    return {"name": fields["Package"], "source": source, "source_version": version, **about}
 
 
 def _files(name: str, packed: bytes, rows: dict[str, _Row]) -> Iterator[bytes]:

@@ -7,6 +7,7 @@ imagekit/mirror.py.
 
 from collections.abc import Callable, Collection, Sequence
 from functools import cache
+from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -66,8 +67,9 @@ def resolve(requests: Sequence[Request], store: Store) -> list[Resolved]:
     ]
 
 
-def packages(pins: Sequence[Pin], store: Store, progress: Progress) -> list[Package]:
+def packages(pins: Sequence[Pin], store: Store, progress: Progress, *, folder: Path = Path()) -> list[Package]:
     """The packages of these pins; fetched and converted if the store lacks them, and no network is asked if not."""
+    _ = folder  # nothing of Debian's lies beside a definition
     found = {pin.sha256: _deb.load(pin.sha256, store) for pin in pins}
     lacking = {pin.sha256: pin for pin in pins if found[pin.sha256] is None}
     if lacking:

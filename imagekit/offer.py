@@ -1,0 +1,37 @@
+"""Offer: what the formats of an image ask for beside its root on one architecture, and what it is left without."""
+
+from imagekit import plugs
+from imagekit.artifact import Format
+from imagekit.image import Image, path_of
+
+
+def formats(image: Image, arch: str) -> list[Format]:
+    """The image's formats that exist for the architecture."""
+    loaded: list[Format] = [plugs.load("formats", name) for name in image.formats]
+    return [format for format in loaded if arch in format.arches]
+
+
+def assets(image: Image, arch: str) -> list[str]:
+    """The names of what they need below /boot."""
+    return sorted({asset for format in formats(image, arch) for asset in format.assets})
+
+
+def modules(image: Image, arch: str) -> set[str]:
+    """The kernel modules that they need."""
+    return {module for format in formats(image, arch) for module in format.modules}
+
+
+def drivers(image: Image, arch: str) -> tuple[str, ...]:
+    """The drivers of the disks that the root lies on."""
+    return tuple(sorted({module for format in disks(image, arch) for module in format.drivers}))
+
+
+def disks(image: Image, arch: str) -> list[Format]:
+    """Those that write a disk which the root lies on."""
+    return [f for f in formats(image, arch) if f.kind == "disk" and f.has_root_on_disk(image.disk)]
+
+
+def left_out(image: Image) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """`without`, as packages and as paths."""
+    paths = tuple(path_of(item) for item in image.without if "/" in item)
+    return tuple(item for item in image.without if "/" not in item), paths
