@@ -12,7 +12,7 @@ RULE = (HOME / "docs/house.md").read_text().partition("## The import rule")[2].s
 FLOORS = [  # a module imports only from lines above its own; a folder stands for every file in it
     [name for line in RULE if line.startswith(f"    {number} ") for name in line.split()[1:]] for number in range(10)
 ]
-PLUGS = ("sources", "stores", "formats", "targets", "sites")
+PLUGS = ("sources", "stores", "formats", "targets", "sites", "advisories")
 PACKAGE_ITSELF = 4  # imagekit/__init__.py looks up names of errors and image: it stands just below floor 3
 WRAPPED = {  # each heavy dependency is known to these files alone
     "pytest": ("plugin", "bench", "collection", "aftercare", "outcomes", "testimony"),
@@ -20,6 +20,7 @@ WRAPPED = {  # each heavy dependency is known to these files alone
     "xdist": ("scheduler",),
     "qemu": ("targets/_qemu*",),
     "nacl": ("key",),
+    "packaging": ("order",),
     "paramiko": ("ssh",),
     "pycdlib": ("disk/iso",),
     "pysequoia": ("sources/_*",),

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from imagekit import plugs
+from imagekit.advisory import Feed
 from imagekit.arch import ARCHES
 from imagekit.artifact import Format
 from imagekit.errors import Defect, Problem
@@ -14,7 +15,7 @@ from imagekit.package import Source
 from imagekit.usage import Verb
 
 CONTRACTS = {"sources": Source, "formats": Format, "targets": Target, "stores": Callable, "sites": Callable,
-             "verbs": Verb}  # fmt: skip
+             "verbs": Verb, "advisories": Feed}  # fmt: skip
 EVERY = [(kind, name) for kind in plugs.CONSTANTS for name in plugs.names(kind)]
 
 

@@ -126,6 +126,21 @@ def signer(made: "Artifact", keys: "Sequence[Key]") -> "Key":
     raise Problem(f"{made.path.name} is signed by none of the {len(keys)} keys", problems[0].message)
 
 
+def show(line: str) -> None:
+    """A line on stdout, without anything that a terminal would obey."""
+    from imagekit import host
+
+    print(host.printable(line.encode()))
+
+
+def note(line: str) -> None:
+    """A line on stderr that stays, beside what is shown."""
+    from imagekit import host
+
+    quiet()
+    print(host.printable(line.encode()), file=sys.stderr)
+
+
 def say(line: str) -> None:
     """A progress line on stderr: one that changes on a terminal, plain lines elsewhere."""
     _lines().say(line)

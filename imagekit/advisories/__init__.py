@@ -1,0 +1,1 @@
+"""Formats of feeds of vulnerabilities; a file per format."""
