@@ -231,7 +231,7 @@ def test_publishers_take_turns(depot: Depot, tmp_path: Path) -> None:
     artifacts = [made(tmp_path / str(n), name=f"web{n}", parts={"disk": noise(n, 10_000)}) for n in range(6)]
     with ThreadPoolExecutor(6) as pool:
         list(pool.map(depot.publish, artifacts))
-    assert len(trust.refresh(depot.site, home=depot.keeper).targets) == 6
+    assert len(pulling.images(trust.refresh(depot.site, home=depot.keeper).targets)) == 6
 
 
 def test_places_are_told_by_their_form(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from imagekit.artifact import CHUNK, MANIFEST_SUFFIX, MAX_SIGNATURE, SIGNATURE_SUFFIX, Artifact
-from imagekit.depot import chunks, head, index, trust
+from imagekit.depot import catalogued, chunks, head, index, trust
 from imagekit.depot.head import File, Head
 from imagekit.depot.index import Target
 from imagekit.errors import Problem
@@ -61,16 +61,19 @@ def publish(
     days: Mapping[str, int] | None = None,
     home: Path | None = None,
     replace: bool = False,
+    listing: catalogued.Listing = catalogued.nothing,
     say: Callable[[str], object] = lambda _: None,
 ) -> Moved:
-    """Verify artifacts by the image's key, bring their blobs to a depot, and name them in its index."""
+    """Verify artifacts by the image's key, bring their blobs to a depot, and name them in its index and catalogue."""
     trusted = trust.trusted(site, home=home)
     blobs, targets, files = Blobs(site), dict[str, Target](), list[tuple[str, bytes]]()
+    by_path: dict[str, Artifact] = {}
     for artifact in artifacts:
         say(f"publishing {artifact.name} {artifact.arch} {artifact.format}")
         made = _head(artifact, key, blobs)
         text = head.write(made)
         targets[made.path] = Target(sha256(text).hexdigest(), len(text), {"size": made.size})
+        by_path[made.path] = artifact
         files.append((head.stored_at(made.path, targets[made.path].sha256), text))
     blobs.flush()
     site.write(files)
@@ -79,6 +82,11 @@ def publish(
         held = index.load(site, trusted, least=trust.newest(site, home=home))
         new = _new(held, targets, replace=replace)
         if new:
+            target, data = catalogued.following(site, held, {path: by_path[path] for path in new}, listing=listing)
+            files.append((head.stored_at(catalogued.PATH, target.sha256), data))
+            site.write(files[-1:])
+            site.settle()
+            new[catalogued.PATH] = target
             index.add(site, held, new, keys=keys, days=days or {})
     trust.refresh(site, home=home)
     return Moved(tuple(targets), blobs.count, blobs.size + sum(len(text) for _, text in files))

@@ -40,6 +40,12 @@ def _lines(answer: query.Answer, left_out: Mapping[str, str]) -> None:
 
 
 def _catalogue(asked: Namespace) -> tuple[Catalogue, dict[str, str]]:
+    if asked.depot:
+        from imagekit import site
+        from imagekit.depot import catalogued, trust  # brings tuf, which no other search needs
+
+        place = site.at(asked.depot)
+        return catalogued.read(place, trust.refresh(place).targets), {}
     if asked.index:
         try:
             with open(asked.index, "rb") as file:
@@ -62,10 +68,19 @@ def define(verb: ArgumentParser) -> None:
     verb.add_argument("question", nargs="+", metavar="QUESTION", help=f"all of them must hold: {query.HOW[6:]}")
     verb.add_argument("--in", dest="within", action="append", type=Path, metavar="DIR",
                       help="folder of artifacts (repeatable; default: the cache's and out/)")  # fmt: skip
+    verb.add_argument("--depot", metavar="PLACE", help="ask the catalogue of a depot that you trust, by its index")
     verb.add_argument("--index", type=Path, metavar="FILE", help="ask this catalogue instead")
     verb.add_argument("--json", action="store_true", help="as JSON")
     usage.key_option(verb, "key that must have signed the manifests", action="append")
 
 
-VERB = Verb(run, define, ("search 'openssl<3.0.15'", "search 'openssl>=3,<3.0.15' path:/usr/bin/curl --in out",
-                          "search 'licence:GPL-3.0*' --json"))  # fmt: skip
+VERB = Verb(
+    run,
+    define,
+    (
+        "search 'openssl<3.0.15'",
+        "search 'openssl>=3,<3.0.15' path:/usr/bin/curl --in out",
+        "search 'licence:GPL-3.0*' --json",
+        "search openssl --depot https://images.example.org/depot",
+    ),
+)
