@@ -11,7 +11,7 @@ from imagekit.errors import Problem
 
 LEVELS = ("none", "low", "medium", "high", "critical")  # CVSS v3.1, section 5
 STATUSES = ("open", "resolved", "undetermined", "ignored")
-LONGEST = 200  # characters of a name, a version, an identifier
+LONGEST = 300  # characters of a name (npm has had some of 214), a version, an identifier
 SHOWN = 160  # characters of a summary
 Subject = tuple[str, str]  # (a plug in sources/, the name of a source package there)
 Range = tuple[tuple[str, str], ...]  # ("introduced", version), ("fixed", version), ("last_affected", version)

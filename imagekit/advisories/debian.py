@@ -45,21 +45,27 @@ def _advisories(name: str, identifier: str, issue: Mapping[str, Any], what: str)
         status, fixed = state.get("status"), text(state.get("fixed_version", ""), f"fixed_version of {what}")
         if status not in STATUSES:
             raise Problem(f"{what}: status {ascii(status)[:40]} is none of {', '.join(STATUSES)}")
-        if status == "resolved" and not fixed:
-            raise Problem(f"{what}: it is resolved in {ascii(release)[:40]}, and no version is named")
         if status == "resolved" and fixed == NEVER:
             continue
         if status == "open" and state.get("nodsa_reason") == "ignored":
             status = "ignored"
         fixed = fixed if status == "resolved" else ""
-        if fixed:
-            order.debian(fixed)  # a version that cannot be compared is refused here, where its place is known
+        if status == "resolved" and not _is_version(fixed):
+            status, fixed = "undetermined", ""  # in which version nobody can tell, so every version may have it
         about = summary(issue.get("description"))
         history = (("introduced", "0"), *([("fixed", fixed)] if fixed else []))
         urgency = text(state.get("urgency", ""), f"urgency of {what}").rstrip("*")
         found.append(Advisory(identifier, ("debian", name), release, (history,), status=status, fixed=fixed,
                               severity=URGENCIES.get(urgency, ""), summary=about))  # fmt: skip
     return found
+
+
+def _is_version(text: str) -> bool:
+    try:
+        order.debian(text)
+    except Problem:
+        return False
+    return True
 
 
 FEED = Feed(knows, read)

@@ -5,6 +5,7 @@ https://ossf.github.io/osv-schema/: affected packages with ranges of versions by
 
 import re
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from typing import Any
 
 from imagekit import cvss
@@ -98,7 +99,12 @@ def _ranges(affected: Mapping[str, Any], what: str) -> tuple[Range, ...]:
 
 def _scores(of: Mapping[str, Any], what: str) -> list[float]:
     found = [mapping(one, f"severity of {what}") for one in listing(of.get("severity"), f"severity of {what}")]
-    return [cvss.score(text(one.get("score"), f"severity of {what}")) for one in found if one.get("type") == "CVSS_V3"]
+    scores = []
+    for one in found:
+        vector = text(one.get("score"), f"severity of {what}")
+        with suppress(Problem):  # without a vector that can be read it is unrated, which counts
+            scores += [cvss.score(vector)] if one.get("type") == "CVSS_V3" else []
+    return scores
 
 
 def _word(affected: Mapping[str, Any], document: Mapping[str, Any]) -> str:
