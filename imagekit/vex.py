@@ -78,7 +78,7 @@ def _speaks_of(statement: Statement, finding: Finding, report: Report, manifest:
     own = [sbom.purl({**package._asdict(), "name": name, "version": version, "architecture": arch}, manifest)
            for name, version, arch in ((package.name, package.version, package.architecture),
                                        (source, finding.version, "source"))]  # fmt: skip
-    image = f"pkg:generic/{manifest['name']}@{manifest['version']}"
+    image = f"pkg:generic/{manifest['name']}@{manifest.get('version', '')}"
     for name, digest, parts in statement.products:
         if any(_is_meant(name, one) for one in own):
             return True
