@@ -33,7 +33,7 @@ def open_store(location: Path | None = None) -> Store:
         except FileNotFoundError:
             raise KeyError(digest) from None
         if sha256(data).hexdigest() != digest:
-            _set_aside(path(digest), root)
+            set_aside(path(digest), root)
             raise KeyError(digest)
         return data
 
@@ -144,7 +144,8 @@ def _told(root: Path) -> Iterator[None]:
         raise RigProblem(f"cannot write to the cache {root}: {error.strerror}", hint) from error
 
 
-def _set_aside(bad: Path, root: Path) -> None:
+def set_aside(bad: Path, root: Path) -> None:
+    """Move what is not what its name says out of use, to where it can be looked at."""
     aside = root / "bad" / bad.name
     aside.parent.mkdir(exist_ok=True)
     with suppress(FileNotFoundError):  # another process saw it too and was first
