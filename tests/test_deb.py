@@ -10,6 +10,7 @@ import pytest
 import zstandard
 from debian_archive import Item, ar, deb, folders, header, long_name, member, padded, tar, xz
 
+from imagekit import kept
 from imagekit.errors import Problem
 from imagekit.package import Package
 from imagekit.sources import _deb, _tar
@@ -89,7 +90,7 @@ def test_a_cache_that_was_copied_is_hashed_once(store: Store, monkeypatch: pytes
     convert(data, store)
     os.utime(store.path(sha256(HELLO.data or b"").hexdigest()), (1, 1))
     assert _deb.load(digest, store) is not None
-    monkeypatch.setattr(_deb, "_remember", lambda *_: pytest.fail("hashed again"))
+    monkeypatch.setattr(kept, "remember", lambda *_: pytest.fail("hashed again"))
     assert _deb.load(digest, store) is not None
 
 

@@ -27,7 +27,7 @@ def chunks(entries: Iterable[tuple[str, Entry]], *, binary: bool = False) -> Ite
     ordered = sorted(entries, key=lambda item: (item[1].kind == "hardlink", item[0].split("/")))
     files = {path: entry for path, entry in ordered if entry.kind == "file"}
     for path, entry in ordered:
-        yield _header(path, _like_its_file(entry, files), binary=binary)
+        yield head(path, _like_its_file(entry, files), binary=binary)
         if entry.kind == "file":
             data = entry.read()
             yield data
@@ -40,7 +40,8 @@ def _like_its_file(entry: Entry, files: Mapping[str, Entry]) -> Entry:
     return entry._replace(mode=of.mode, uid=of.uid, gid=of.gid)
 
 
-def _header(path: str, entry: Entry, *, binary: bool) -> bytes:
+def head(path: str, entry: Entry, *, binary: bool = False) -> bytes:
+    """What stands before a member's bytes: its header, behind PAX records where it needs some."""
     name = (path.lstrip("/") + "/" * (entry.kind == "dir")).encode("utf-8", "surrogateescape")
     link = entry.target.lstrip("/") if entry.kind == "hardlink" else entry.target
     target = link.encode("utf-8", "surrogateescape")
@@ -50,8 +51,8 @@ def _header(path: str, entry: Entry, *, binary: bool) -> bytes:
     if not records:
         return block
     body = b"".join(records)
-    head = _block(b"PaxHeader", b"x", Entry("file", 0o644), len(body), b"")
-    return head + body + bytes(-len(body) % 512) + block
+    before = _block(b"PaxHeader", b"x", Entry("file", 0o644), len(body), b"")
+    return before + body + bytes(-len(body) % 512) + block
 
 
 def _pax_records(name: bytes, target: bytes, entry: Entry, *, binary: bool) -> list[bytes]:

@@ -6,28 +6,32 @@ readers see otherwise. What a tar of ours never holds is refused, not guessed at
 
 import re
 from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 from imagekit.errors import Problem
 from imagekit.tree import Entry
 
 BLOCK = 512
 END = 2 * BLOCK  # zeros
+PIECE = 1 << 20
 MAX_RECORDS = 1 << 20  # bytes of PAX records of one member
 KINDS = {b"0": "file", b"1": "hardlink", b"2": "symlink", b"3": "char", b"4": "block", b"5": "dir", b"6": "fifo"}
 _NUMBER = re.compile(rb"([0-7]+)[ \0]*\Z")
 
 
-class _Stream:
+class Stream:
+    """Exact reads from a run of pieces."""
+
     def __init__(self, pieces: Iterable[bytes]) -> None:
         self._pieces = iter(pieces)
-        self._rest = b""
+        self._rest = memoryview(b"")
 
     def read(self, size: int) -> bytes:
-        """Exactly `size` bytes."""
+        """Exactly `size` bytes; raises Problem when the archive ends before."""
         parts, missing = [], size
         while missing:
             if not self._rest:
-                self._rest = next(self._pieces, b"")
+                self._rest = memoryview(next(self._pieces, b""))
                 if not self._rest:
                     raise Problem("the archive is cut short")
             parts.append(self._rest[:missing])
@@ -36,29 +40,57 @@ class _Stream:
         return b"".join(parts)
 
     def is_at_end(self) -> bool:
+        """Whether nothing is left."""
         return not self._rest and not any(self._pieces)
+
+
+class Head(NamedTuple):
+    """What stands before a member's bytes."""
+
+    path: str
+    entry: Entry  # without its bytes and their digest
+    raw: bytes  # the header, behind its PAX header
 
 
 def members(pieces: Iterable[bytes]) -> Iterator[tuple[str, Entry]]:
     """Every member as (absolute path, entry with its bytes), in the archive's order; Problem for what is not ours."""
-    stream = _Stream(pieces)
+    stream = Stream(pieces)
+    for head in heads(stream):
+        yield head.path, head.entry._replace(content=b"".join(body(stream, head.entry.size)))
+
+
+def heads(stream: Stream) -> Iterator[Head]:
+    """The head of every member; the caller takes a member's bytes, `body`, before it asks for the next one."""
     records: dict[bytes, bytes] = {}
+    before = b""
     while (header := stream.read(BLOCK)) != bytes(BLOCK):
         _check(header)
         if header[156:157] == b"x":
             if records:
                 raise Problem("two PAX headers stand before one member")
-            records = _records(_body(stream, _number(header[124:136]), MAX_RECORDS))
+            size = _number(header[124:136])
+            if size > MAX_RECORDS:
+                raise Problem(f"{size} bytes of PAX records")
+            padded = stream.read(size + -size % BLOCK)
+            records, before = _records(padded[:size]), header + padded
         else:
-            yield _member(header, records, stream)
-            records = {}
+            yield Head(*_member(header, records), before + header)
+            records, before = {}, b""
     if records:
         raise Problem("a PAX header belongs to no member")
     if stream.read(END - BLOCK).strip(b"\0") or not stream.is_at_end():
         raise Problem("something follows the end of the archive")
 
 
-def _member(header: bytes, records: dict[bytes, bytes], stream: _Stream) -> tuple[str, Entry]:
+def body(stream: Stream, size: int) -> Iterator[bytes]:
+    """The bytes of the member whose head was just given, a MiB at a time; reads the padding as well."""
+    for at in range(0, size, PIECE):
+        yield stream.read(min(PIECE, size - at))
+    if stream.read(-size % BLOCK).strip(b"\0"):
+        raise Problem("something lies between two members")
+
+
+def _member(header: bytes, records: dict[bytes, bytes]) -> tuple[str, Entry]:
     kind = KINDS.get(header[156:157])
     if kind is None:
         raise Problem(f"a member has the type {header[156:157]!r}")
@@ -70,17 +102,8 @@ def _member(header: bytes, records: dict[bytes, bytes], stream: _Stream) -> tupl
     mode, uid, gid = (_number(header[at : at + 8]) for at in (100, 108, 116))
     device = (_number(header[329:337]), _number(header[337:345])) if kind in ("char", "block") else (0, 0)
     xattrs = tuple((k[13:].decode(), value) for k, value in sorted(records.items()) if k.startswith(b"SCHILY.xattr."))
-    content = _body(stream, size, size)
     target = "/" + target if kind == "hardlink" else target
-    return path, Entry(kind, mode & 0o7777, uid, gid, size, "", target, device, xattrs, content)
-
-
-def _body(stream: _Stream, size: int, limit: int) -> bytes:
-    if size > limit:
-        raise Problem(f"{size} bytes of PAX records")
-    data = stream.read(size)
-    stream.read(-size % BLOCK)
-    return data
+    return path, Entry(kind, mode & 0o7777, uid, gid, size, "", target, device, xattrs)
 
 
 def _records(body: bytes) -> dict[bytes, bytes]:

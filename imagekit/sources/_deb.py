@@ -1,27 +1,24 @@
 """A .deb's bytes as a plain Package: unpacked once into the store, its install scripts read for notes, never run.
 
 The bytes of all files lie in one object of the store, one after another; a note keyed by the .deb's digest holds the
-tree as columns, because a build loads dozens of them before it knows that there is nothing to do.
+tree (imagekit/kept.py).
 """
 
-import json
 import re
 from collections.abc import Iterator
-from functools import partial
 from hashlib import sha256
-from itertools import repeat
 from pathlib import Path
-from typing import Any
 
+from imagekit import kept
 from imagekit.errors import Problem
 from imagekit.image import path_of
-from imagekit.package import Origin, Package
+from imagekit.package import Package
 from imagekit.sources import _copyright, _tar
 from imagekit.store import Store
-from imagekit.tree import Entry, Slice, Tree
+from imagekit.tree import Slice
 
 NOTE = "debian-package"
-FORM = "3"  # raise it when a conversion changes: old notes are then not found
+FORM = "4"  # raise it when a conversion changes: old notes are then not found
 MAX_CONTROL = 8 << 20
 MAX_XZ_MEMORY = 256 << 20  # xz -9 wants 65 MiB
 MERGED = ("/usr/bin", "/usr/sbin", "/usr/lib", "/usr/lib32", "/usr/lib64", "/usr/libx32")
@@ -39,18 +36,12 @@ _DEEDS = {
     word: re.compile(r"^[ \t]*(?:if\s+|!\s+|then\s+)*(" + deed + ")", re.MULTILINE) for word, deed in DEEDS.items()
 }
 _SHELL_TAIL = re.compile(r"\s*(?:\d?>|\|\||&&|;|\|).*")
-_Row = tuple[str, int, int, int, int, str, str, int]  # kind, mode, uid, gid, size, sha256, target, offset
-_Columns = dict[str, Any]
 
 
 def load(digest: str, store: Store) -> Package | None:
     """The package of the .deb with this sha256 as it was once converted, or None if it must be (again)."""
-    note = store.recall(NOTE, f"{digest}-{FORM}")
-    seal, _, body = (note or b"").partition(b"\n")
-    if not body or sha256(body).hexdigest().encode() != seal:
-        return None  # the store does not hash its notes, and a power cut may tear one
-    columns: _Columns = json.loads(body)
-    return _package(columns, store) if columns["deb"] == digest and _is_whole(columns, store) else None
+    columns = kept.load(NOTE, f"{digest}-{FORM}", store)
+    return kept.package(columns, store) if columns else None
 
 
 def convert(data: bytes, digest: str, store: Store) -> Package:
@@ -59,53 +50,17 @@ def convert(data: bytes, digest: str, store: Store) -> Package:
     if not parts.get("debian-binary", b"").startswith(b"2."):
         raise Problem("it is no Debian package of format 2")
     control = _control(*_only(parts, "control.tar"))
-    rows: dict[str, _Row] = {}
+    rows: dict[str, kept.Row] = {}
     blob = store.write(_files(*_only(parts, "data.tar"), rows))
-    columns: _Columns = {"deb": digest, "object": blob, "notes": _deeds(control), "digest": ""}
-    columns |= _fields(control.get("control", "")) | _columns(_finish(rows))
+    columns: kept.Columns = {"object": blob, "notes": _deeds(control), "digest": "", "licence": ""}
+    columns |= _fields(control.get("control", "")) | kept.columns(kept.finish(rows))
     columns["licence"] = _licence(rows.get(f"/usr/share/doc/{columns['name']}/copyright"), store.path(blob))
-    columns["digest"] = _package(columns, store).tree.digest
-    _remember(columns, store)
-    return _package(columns, store)
+    columns["digest"] = kept.package(columns, store).tree.digest
+    kept.remember(NOTE, f"{digest}-{FORM}", columns, store)
+    return kept.package(columns, store)
 
 
-def _remember(columns: _Columns, store: Store) -> None:
-    columns["hashed"] = _state(columns["object"], store)
-    body = json.dumps(columns, separators=(",", ":")).encode()
-    store.remember(NOTE, f"{columns['deb']}-{FORM}", sha256(body).hexdigest().encode() + b"\n" + body)
-
-
-def _is_whole(columns: _Columns, store: Store) -> bool:
-    """Whether the object with the files' bytes is untouched since it was hashed, or else hashes to its name still."""
-    try:
-        if _state(columns["object"], store) == columns["hashed"]:
-            return True
-        store.read(columns["object"])  # sets it aside if it is bad
-    except (FileNotFoundError, KeyError):
-        return False
-    _remember(columns, store)
-    return True
-
-
-def _state(digest: str, store: Store) -> list[int]:
-    state = store.path(digest).stat()
-    return [state.st_size, state.st_mtime_ns]
-
-
-def _package(columns: _Columns, store: Store) -> Package:
-    return Package(
-        name=columns["name"],
-        version=columns["version"],
-        architecture=columns["architecture"],
-        digest=columns["digest"],
-        tree=_tree(columns, str(store.path(columns["object"]))),
-        notes=tuple(columns["notes"]),
-        origin=Origin(columns["source"], columns["source_version"]),
-        licence=columns["licence"],
-    )
-
-
-def _licence(row: _Row | None, blob: Path) -> str:
+def _licence(row: kept.Row | None, blob: Path) -> str:
     """What the copyright file states; "" where there is none, or it lies in another package."""
     if row is None or row[0] != "file":
         return ""
@@ -218,7 +173,7 @@ def _fields(control: str) -> dict[str, str]:
     return {"name": fields["Package"], "source": source, "source_version": version, **about}
 
 
-def _files(name: str, packed: bytes, rows: dict[str, _Row]) -> Iterator[bytes]:
+def _files(name: str, packed: bytes, rows: dict[str, kept.Row]) -> Iterator[bytes]:
     """The bytes of every file, one after another, while `rows` fills with where each lies."""
     stream = _tar.Stream(_unpacked(name, packed))
     offset = 0
@@ -231,10 +186,10 @@ def _files(name: str, packed: bytes, rows: dict[str, _Row]) -> Iterator[bytes]:
         _add(member, digest.hexdigest() if member.kind == "file" else "", offset, rows)
         offset += member.size
     for path in rows:
-        _check_parent(path, rows)  # here, so that the store drops the draft of a package that is refused
+        kept.check_parent(path, rows)  # here, so that the store drops the draft of a package that is refused
 
 
-def _add(member: _tar.Member, digest: str, offset: int, rows: dict[str, _Row]) -> None:
+def _add(member: _tar.Member, digest: str, offset: int, rows: dict[str, kept.Row]) -> None:
     path = path_of(member.name)
     if path == "/":
         return
@@ -249,7 +204,7 @@ def _add(member: _tar.Member, digest: str, offset: int, rows: dict[str, _Row]) -
         rows[path] = _one_of(path, old, row)
 
 
-def _one_of(path: str, old: _Row, new: _Row) -> _Row:
+def _one_of(path: str, old: kept.Row, new: kept.Row) -> kept.Row:
     """What stays where /bin/x and /usr/bin/x became one: equal things, or the file that a symlink beside it names."""
     if old[:7] == new[:7]:
         return old
@@ -257,62 +212,6 @@ def _one_of(path: str, old: _Row, new: _Row) -> _Row:
         if link[0] == "symlink" and other[0] != "dir" and path_of(link[6]) == path:
             return other
     raise Problem(f"it holds {path} twice, and the two differ")
-
-
-def _finish(rows: dict[str, _Row]) -> dict[str, _Row]:
-    """The rows sorted by components; of paths that share a file, the first is the file and the others are its links."""
-    rows = dict(sorted(rows.items(), key=lambda item: item[0].split("/")))
-    first: dict[str, str] = {}
-    for path in rows:
-        first.setdefault(_file_of(path, rows), path)
-    finished: dict[str, _Row] = {}
-    for path in rows:
-        file = _file_of(path, rows)
-        is_first = path == first[file]
-        # A link repeats the file's mode and owner: mke2fs takes them from whichever it meets last.
-        finished[path] = rows[file] if is_first else ("hardlink", *rows[file][1:4], 0, "", first[file], 0)
-    return finished
-
-
-def _file_of(path: str, rows: dict[str, _Row]) -> str:
-    while rows[path][0] == "hardlink":
-        path = rows[path][6]
-    return path
-
-
-def _check_parent(path: str, rows: dict[str, _Row]) -> None:
-    parent = path.rpartition("/")[0]
-    if parent in rows and rows[parent][0] != "dir":
-        raise Problem(f"{path} lies below {parent}, which is a {rows[parent][0]}")
-
-
-def _columns(rows: dict[str, _Row]) -> _Columns:
-    """The tree as columns: a few long strings and lists load several times faster than a list of rows."""
-    styles: dict[tuple[str, int, int, int], int] = {}
-    return {
-        "path": "\n".join(rows),  # names with control characters are refused
-        "style": [styles.setdefault(row[:4], len(styles)) for row in rows.values()],
-        "styles": list(styles),
-        "bytes": [row[4] for row in rows.values()],
-        "sha256": "\n".join(row[5] for row in rows.values()),
-        "target": "\n".join(row[6] for row in rows.values()),
-        "offset": [row[7] for row in rows.values()],
-    }
-
-
-def _tree(columns: _Columns, blob: str) -> Tree:
-    """The tree of these columns, its bytes in `blob`; built by tuple construction, without a Python frame per entry."""
-    if not columns["path"]:
-        return Tree()
-    paths = columns["path"].split("\n")
-    kinds, modes, uids, gids = zip(*map(columns["styles"].__getitem__, columns["style"]), strict=True)
-    slices = map(partial(tuple.__new__, Slice), zip(repeat(blob), columns["offset"], columns["bytes"]))
-    contents = [there if kind == "file" else b"" for kind, there in zip(kinds, slices, strict=True)]
-    rows = zip(
-        kinds, modes, uids, gids, columns["bytes"], columns["sha256"].split("\n"), columns["target"].split("\n"),
-        repeat((0, 0)), repeat(()), contents, repeat(columns["name"]),
-    )  # fmt: skip
-    return Tree(zip(paths, map(partial(tuple.__new__, Entry), rows), strict=True))
 
 
 def _deeds(control: dict[str, str]) -> list[str]:
