@@ -81,11 +81,16 @@ def finish(rows: dict[str, Row]) -> dict[str, Row]:
     return finished
 
 
-def check_parent(path: str, rows: Mapping[str, Row]) -> None:
+def check_parents(rows: Mapping[str, Row]) -> None:
     """Raise Problem for a path below something that is no folder: it would be written through a link, or vanish."""
-    parent = path.rpartition("/")[0]
-    if parent in rows and rows[parent][0] != "dir":
-        raise Problem(f"{path} lies below {parent}, which is a {rows[parent][0]}")
+    fine = {""}  # the folders that were looked at, up to the root
+    for path in rows:
+        parent = path.rpartition("/")[0]
+        while parent not in fine:
+            if parent in rows and rows[parent][0] != "dir":
+                raise Problem(f"{path} lies below {parent}, which is a {rows[parent][0]}")
+            fine.add(parent)
+            parent = parent.rpartition("/")[0]
 
 
 @contextmanager

@@ -6,6 +6,7 @@ together with the signature). Only PyNaCl verifies: it refuses the weak public k
 
 import os
 from base64 import b64decode, b64encode
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b, sha256
 from pathlib import Path
@@ -141,6 +142,36 @@ def read(path: Path) -> Key:
     return key
 
 
+def ring(paths: Sequence[Path]) -> list[Key]:
+    """The keys of key files and of folders of public keys (*.pub): who is trusted."""
+    found: list[Key] = []
+    for path in paths:
+        files = sorted(path.glob("*.pub")) if path.is_dir() else [path]
+        if not files:
+            raise Problem(f"there is no public key in {path}", "a keyring is a folder of .pub files")
+        found += map(read, files)
+    return found
+
+
+def signer(keys: Sequence[Key], data: bytes, signature: str) -> Key:
+    """Which of the trusted keys made this signature over `data`; raises Problem if none did."""
+    number = _parse_signature(signature)[0]
+    own = [key for key in keys if key.number == number]
+    if not own:
+        raise Problem(
+            f"signed by key {number[::-1].hex().upper()}, which is not trusted",
+            f"trusted: {', '.join(key.id for key in keys) or 'none'}",
+        )
+    problems = []
+    for key in own:  # anybody can give a key another one's number
+        try:
+            key.verify(data, signature)
+            return key
+        except Problem as problem:
+            problems.append(problem)
+    raise problems[0]
+
+
 def parse(text: str, *, name: str = "key") -> Key:
     """The key in the text of a key file."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
@@ -187,6 +218,8 @@ def _parse_signature(text: str) -> tuple[bytes, bytes, str, bytes]:
         raise Problem(f"not a signature: {error}") from error
     if len(first) != 74 or len(whole) != 64 or first[:2] != b"Ed":
         raise Problem("not a signature of the kind Ed (pure ed25519)", "sign with imagekit, or with minisign -l")
+    if (_base64(first), _base64(whole)) != (lines[1], lines[3]):
+        raise Problem("not a signature: its base64 has bits to spare (RFC 4648, section 3.5)")
     return first[2:10], first[10:], lines[2].removeprefix("trusted comment: "), whole
 
 

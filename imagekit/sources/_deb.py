@@ -185,8 +185,7 @@ def _files(name: str, packed: bytes, rows: dict[str, kept.Row]) -> Iterator[byte
                 yield piece
         _add(member, digest.hexdigest() if member.kind == "file" else "", offset, rows)
         offset += member.size
-    for path in rows:
-        kept.check_parent(path, rows)  # here, so that the store drops the draft of a package that is refused
+    kept.check_parents(rows)  # here, so that the store drops the draft of a package that is refused
 
 
 def _add(member: _tar.Member, digest: str, offset: int, rows: dict[str, kept.Row]) -> None:
