@@ -102,7 +102,7 @@ def _member(stream: Stream) -> Member | None:
     while (header := stream.read(BLOCK)) != bytes(BLOCK):
         _check_header(header)
         flag = header[156:157]
-        size = _number(header[124:136], "size")
+        size = number(header[124:136], "size")
         if flag not in (b"L", b"K"):
             return _made(header, flag, size, long)
         if flag in long or not 0 < size <= MAX_NAME + 1:
@@ -125,16 +125,16 @@ def _made(header: bytes, flag: bytes, size: int, long: dict[bytes, bytes]) -> Me
     if kind != "file" and size:
         raise Problem(f"{name!r} is a {kind} with a size")
     written = long.get(b"K", header[157:257].split(b"\0")[0])
-    target = clean_name(written) if kind == "hardlink" else _text(written) if kind == "symlink" else ""
+    target = clean_name(written) if kind == "hardlink" else text(written) if kind == "symlink" else ""
     if kind in ("symlink", "hardlink") and not target:
         raise Problem(f"{name!r} is a link to nothing")
-    mode, uid, gid = (_number(header[at : at + 8], "number") for at in (100, 108, 116))
+    mode, uid, gid = (number(header[at : at + 8], "number") for at in (100, 108, 116))
     return Member(name, kind, mode & 0o7777, uid, gid, size, target)
 
 
 def clean_name(raw: bytes, *, directory: bool = False) -> str:
     """A member's name without ./ and trailing slash; raises Problem for one that would lead out of the tree."""
-    name = _text(raw).removeprefix("./")
+    name = text(raw).removeprefix("./")
     if directory:
         name = name.removesuffix("/")
     if name in ("", "."):
@@ -158,22 +158,24 @@ def _short_name(header: bytes) -> bytes:
 def _check_header(header: bytes) -> None:
     if header[257:265] not in (b"ustar\x0000", b"ustar  \0"):
         raise Problem("a header is neither ustar nor GNU tar")
-    if sum(header[:148]) + sum(header[156:]) + 8 * 32 != _number(header[148:156], "checksum"):
+    if sum(header[:148]) + sum(header[156:]) + 8 * 32 != number(header[148:156], "checksum"):
         raise Problem("a header does not match its checksum")
 
 
-def _number(field: bytes, what: str) -> int:
+def number(field: bytes, what: str) -> int:
+    """The number in a field of a header, which is octal; `what` it is."""
     match = _NUMBER.match(field)  # refuses base-256, thus sizes of 8 GiB and more and all negative ones
     if not match:
         raise Problem(f"a header has the {what} {field!r}")
     return int(match[1], 8)
 
 
-def _text(raw: bytes) -> str:
+def text(raw: bytes) -> str:
+    """A name or target as text; raises Problem for one that is not UTF-8, or could not be written in a line."""
     try:
-        text = raw.decode()
+        found = raw.decode()
     except UnicodeDecodeError as error:
         raise Problem(f"the name {raw!r} is not UTF-8") from error
-    if _CONTROL.search(text) or len(raw) > MAX_NAME:
-        raise Problem(f"the name {text[:80]!r} has control characters or is too long")
-    return text
+    if _CONTROL.search(found) or len(raw) > MAX_NAME:
+        raise Problem(f"the name {found[:80]!r} has control characters or is too long")
+    return found
