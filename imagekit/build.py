@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -10,11 +9,11 @@ from dataclasses import asdict
 from functools import cache, partial
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import imagekit
 from imagekit import artifact as artifacts
-from imagekit import assets, compose, early, host, memory, offer, options, plugs, sbom, supply, toolbox
+from imagekit import assets, compose, early, host, memory, offer, options, plugs, sbom, supply
 from imagekit import lock as locks
 from imagekit.artifact import MANIFEST_SUFFIX, SIGNATURE_SUFFIX, Artifact, Format, Job, Written
 from imagekit.errors import Problem, RigProblem, unknown
@@ -29,6 +28,9 @@ from imagekit.supply import quiet as quiet
 from imagekit.supply import read_lock as read_lock
 from imagekit.supply import write_lock as write_lock
 from imagekit.tree import Tree
+
+if TYPE_CHECKING:
+    from imagekit.toolbox import Tools
 
 Say = Callable[[str], None]
 LARGEST = 20  # paths that a manifest names
@@ -205,7 +207,7 @@ def _kept(place: Path, key: Key, say: Say) -> Artifact | None:
         made.verify(key)
     except Problem as problem:
         say(f"the kept artifact is damaged and is made again: {problem.message}")
-        shutil.rmtree(place)
+        _removed(place)
         return None
     return made
 
@@ -216,7 +218,9 @@ def _tools_mode(given: str | None) -> str:
     return "host" if mode == "host" else "tree"
 
 
-def _tools(mode: str, store: Store, say: Say, *names: str) -> toolbox.Tools:
+def _tools(mode: str, store: Store, say: Say, *names: str) -> "Tools":
+    from imagekit import toolbox  # here: many formats write with none
+
     return toolbox.tools(*names, mode=mode, store=store, say=say)
 
 
@@ -277,7 +281,7 @@ def _place(
     text = artifacts.canonical(manifest)
     comment = f"imagekit {manifest['name']} {manifest['version']} {manifest['arch']} {manifest['format']}"
     draft = place.with_name(f".{place.name}")  # whoever makes this artifact holds its lock: what is there was abandoned
-    shutil.rmtree(draft, ignore_errors=True)
+    _removed(draft)
     draft.mkdir()
     for part in manifest["parts"]:
         os.link(store.path(written[part["role"]].sha256), draft / part["file"])
@@ -286,6 +290,14 @@ def _place(
     (draft / (name + SIGNATURE_SUFFIX)).write_text(key.sign(text, comment=comment))
     draft.replace(place)
     return Artifact(place / name, text, manifest)
+
+
+def _removed(folder: Path) -> None:
+    """Take away a folder that nobody uses, if it is there."""
+    if os.path.lexists(folder):
+        import shutil  # here: there hardly ever is one
+
+        shutil.rmtree(folder)
 
 
 def _digest(value: object) -> str:

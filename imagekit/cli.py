@@ -13,6 +13,7 @@ TYPE_CHECKING = False  # typing's own would cost a third of a no-op build
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import NoReturn
 
 
 def main(argv: "Sequence[str] | None" = None) -> int:
@@ -26,6 +27,8 @@ def main(argv: "Sequence[str] | None" = None) -> int:
             print("\n".join(said))
             return 0
         gc.disable()  # a build makes values and ends: looking for circles among them costs it a twentieth
+        if argv is None:
+            _leave(_main(words))
     return _main(words)
 
 
@@ -53,6 +56,16 @@ def _main(words: "Sequence[str]") -> int:
         _asked.quiet()
         print(f"imagekit: {error.strerror}: {error.filename or 'no file named'}", file=sys.stderr)
         return 1
+
+
+def _leave(code: int) -> "NoReturn":
+    """End this process without taking its modules apart, which costs a build another twentieth."""
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except BrokenPipeError:
+        code = _deserted()
+    os._exit(code)
 
 
 def _deserted() -> int:

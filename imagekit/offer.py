@@ -1,14 +1,13 @@
 """Offer: what the formats of an image ask for beside its root on one architecture, and what it is left without."""
 
-from imagekit import plugs
+from imagekit import repertoire
 from imagekit.artifact import Format
 from imagekit.image import Image, path_of
 
 
 def formats(image: Image, arch: str) -> list[Format]:
     """The image's formats that exist for the architecture."""
-    loaded: list[Format] = [plugs.load("formats", name) for name in image.formats]
-    return [format for format in loaded if arch in format.arches]
+    return [format for format in map(repertoire.format, image.formats) if arch in format.arches]
 
 
 def assets(image: Image, arch: str) -> list[str]:

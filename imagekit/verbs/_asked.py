@@ -41,10 +41,11 @@ def definitions(paths: "Sequence[Path]") -> "Iterator[tuple[Path, Image]]":
 
 def combinations(asked: "Namespace", image: "Image") -> "list[tuple[str, str]]":
     """(arch, format) of all that was asked for and the image is made for."""
-    from imagekit import plugs
+    from imagekit import repertoire
     from imagekit.errors import Problem
 
-    pairs = [(a, f) for a in image.arches for f in image.formats if a in plugs.load("formats", f).arches]
+    made = {name: repertoire.format(name).arches for name in image.formats}
+    pairs = [(a, f) for a in image.arches for f in image.formats if a in made[f]]
     wanted = [(a, f) for a, f in pairs if a in (asked.arch or image.arches) and f in (asked.format or image.formats)]
     if not wanted:
         each = (f"{name} as {', '.join(f for a, f in pairs if a == name)}" for name in image.arches)

@@ -11,10 +11,11 @@ from imagekit.verbs import _asked
 
 def run(asked: Namespace) -> int:
     """Exit status 1 when --check found a difference."""
-    from imagekit import build  # here: what is wrong with the words is told without it
+    from imagekit import build, repertoire  # here: what is wrong with the words is told without it
 
     started, store, key, same = time.time_ns(), _asked.store(), _asked.key(asked), True
     said, read, wrote = [], [str(key[1])], []
+    repertoire.recall(store, own=build.own_digest())
     for path, image in _asked.definitions(asked.path):
         pinned = build.read_lock(path)
         said += build.licences(pinned, store=store, say=_asked.say)
