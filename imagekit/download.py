@@ -11,8 +11,8 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
-from functools import cache
-from hashlib import sha256
+from functools import cache, partial
+from hashlib import new, sha256
 from http import HTTPStatus
 from math import inf
 from queue import SimpleQueue
@@ -199,12 +199,22 @@ def fetch(
         ) from missing
 
 
+def take(line: Line, url: str, limit: int, *, algorithm: str, digest: str, store: Store) -> str:
+    """Bring the bytes at `url`, whose size nobody knows, into the store; their sha256. Raises Missing for none."""
+    deadline = line.calls.patience.deadline(limit)
+
+    def attempt() -> str:
+        with closing(_pieces(line, url, limit, deadline, lambda _: None)) as pieces:
+            return store.write(_compared(pieces, url, algorithm, digest, line.calls.patience))
+
+    return _tried(line, _shown(url), deadline, attempt)
+
+
 def text(line: Line, url: str, limit: int, digest: str = "") -> bytes:
     """The bytes at `url`, at most `limit`; with a sha256 just as many, and just those. Raises Missing for none."""
     deadline = line.calls.patience.deadline(limit)
-    return _tried(
-        line, _shown(url), deadline, lambda: b"".join(_pieces(line, url, limit, deadline, lambda _: None, digest))
-    )
+    pieces = partial(_pieces, line, url, limit, deadline, lambda _: None, digest)
+    return _tried(line, _shown(url), deadline, lambda: b"".join(pieces()))
 
 
 def _tried(line: Line, what: str, deadline: float, attempt: Callable[[], _Result]) -> _Result:
@@ -253,10 +263,22 @@ def _pieces(
         raise
 
 
-def _compare(wanted: str, got: str, url: str, size: int) -> None:
+def _compared(pieces: Iterator[bytes], url: str, name: str, wanted: str, may: Patience) -> Iterator[bytes]:
+    """The same pieces, if they keep coming, and are what the digest says by their end."""
+    got, began, total = 0, monotonic(), new(name)
+    for piece in pieces:
+        got += len(piece)
+        total.update(piece)
+        if monotonic() - began > may.start + got / may.slowest:
+            raise RigProblem(f"{_shown(url)}: the mirror is too slow, after {got} bytes", TRY_LATER)
+        yield piece
+    _compare(wanted, total.hexdigest(), url, got, name)
+
+
+def _compare(wanted: str, got: str, url: str, size: int, algorithm: str = "sha256") -> None:
     if got != wanted:
         raise RigProblem(
-            f"{_shown(url)}: the mirror sent {size} bytes with the sha256 {got}, not {wanted}",
+            f"{_shown(url)}: the mirror sent {size} bytes with the {algorithm} {got}, not {wanted}",
             f"the mirror or something between changed them; nothing was kept; {TRY_LATER}",
         )
 

@@ -116,7 +116,7 @@ def test_a_link_that_leads_out_stays_a_link(site: Path, store: Store) -> None:
 def test_inputs_are_all_that_was_read(site: Path, store: Store) -> None:
     pins = locked(site.parent, "directory:site", store=store)
     found = plugs.load("sources", "directory").inputs(pins, site.parent)
-    assert {site, site / "bin", site / "bin/run", site / "empty", site / "home", site / "index.html"} == set(found)
+    assert {site, site / "bin", site / "bin/run", site / "empty", site / "index.html"} == set(found)
 
 
 def socketed(path: Path) -> None:

@@ -13,14 +13,14 @@ from imagekit import kept
 from imagekit.errors import Problem
 from imagekit.image import path_of
 from imagekit.package import Package
-from imagekit.sources import _copyright, _tar
+from imagekit.sources import _copyright, _packed, _tar
 from imagekit.store import Store
 from imagekit.tree import Slice
 
 NOTE = "debian-package"
 FORM = "4"  # raise it when a conversion changes: old notes are then not found
 MAX_CONTROL = 8 << 20
-MAX_XZ_MEMORY = 256 << 20  # xz -9 wants 65 MiB
+COMPRESSED = ("", ".xz", ".gz", ".zst")  # as deb(5) has it
 MERGED = ("/usr/bin", "/usr/sbin", "/usr/lib", "/usr/lib32", "/usr/lib64", "/usr/libx32")
 SCRIPTS = ("preinst", "postinst", "triggers")
 DEEDS = {  # what a script does that an image must declare: the word of the note, and how the script writes it
@@ -94,55 +94,10 @@ def _only(parts: dict[str, bytes], stem: str) -> tuple[str, bytes]:
 
 def _unpacked(name: str, packed: bytes) -> Iterator[bytes]:
     """The bytes in a compressed member, piece by piece; raises Problem for a cut or broken one."""
-    unpackers = {"": _plain, ".xz": _xz, ".gz": _gz, ".zst": _zst}
     suffix = name[name.index(".tar") + 4 :]
-    if suffix not in unpackers:
-        raise Problem(f"its member {name!r} is compressed in a way that is not read", f"known: {', '.join(unpackers)}")
-    return unpackers[suffix](packed)
-
-
-def _plain(packed: bytes) -> Iterator[bytes]:
-    yield packed
-
-
-def _xz(packed: bytes) -> Iterator[bytes]:
-    import lzma
-
-    unpacker = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=MAX_XZ_MEMORY)
-    try:
-        piece = unpacker.decompress(packed, _tar.PIECE)
-        while piece or not (unpacker.eof or unpacker.needs_input):
-            yield piece
-            piece = b"" if unpacker.eof else unpacker.decompress(b"", _tar.PIECE)
-    except lzma.LZMAError as error:
-        raise Problem(f"its xz data is broken: {error}") from error
-    if not unpacker.eof or unpacker.unused_data:
-        raise Problem("its xz data does not end where it should")
-
-
-def _gz(packed: bytes) -> Iterator[bytes]:
-    import zlib
-
-    unpacker = zlib.decompressobj(zlib.MAX_WBITS | 16)
-    try:
-        while packed and not unpacker.eof:
-            yield unpacker.decompress(packed, _tar.PIECE)
-            packed = unpacker.unconsumed_tail
-    except zlib.error as error:
-        raise Problem(f"its gzip data is broken: {error}") from error
-    if not unpacker.eof or unpacker.unused_data:
-        raise Problem("its gzip data does not end where it should")
-
-
-def _zst(packed: bytes) -> Iterator[bytes]:
-    import zstandard
-
-    reader = zstandard.ZstdDecompressor(max_window_size=1 << 27).stream_reader(packed, read_across_frames=True)
-    try:
-        while piece := reader.read(_tar.PIECE):
-            yield piece  # a cut frame ends in silence here; the tar reader then misses the end of the archive
-    except zstandard.ZstdError as error:
-        raise Problem(f"its zstd data is broken: {error}") from error
+    if suffix not in COMPRESSED:
+        raise Problem(f"its member {name!r} is compressed in a way that is not read", f"known: {', '.join(COMPRESSED)}")
+    return _packed.KINDS[suffix](packed)
 
 
 def _control(name: str, packed: bytes) -> dict[str, str]:

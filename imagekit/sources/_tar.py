@@ -6,7 +6,7 @@ tarfn.c: "unsupported PAX tar header type"), so a .deb has none and carries no e
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from typing import NamedTuple
 
 from imagekit.errors import Problem
@@ -17,6 +17,7 @@ MAX_BYTES = 2 << 30  # unpacked; Debian's largest kernel package has 400 MB
 MAX_MEMBERS = 200_000
 MAX_NAME = 4096
 MAX_DEPTH = 64
+MAGICS = (b"ustar\x0000", b"ustar  \0")  # POSIX.1-1988, GNU
 KINDS = {b"0": "file", b"\0": "file", b"1": "hardlink", b"2": "symlink", b"5": "dir"}
 _NUMBER = re.compile(rb" *([0-7]+)[ \0]*\Z")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
@@ -100,25 +101,31 @@ def _member(stream: Stream) -> Member | None:
     """The next member with its long name and target, or None at the proper end."""
     long: dict[bytes, bytes] = {}
     while (header := stream.read(BLOCK)) != bytes(BLOCK):
-        _check_header(header)
+        check_header(header)
         flag = header[156:157]
         size = number(header[124:136], "size")
         if flag not in (b"L", b"K"):
-            return _made(header, flag, size, long)
+            return made(header, flag, size, long)
         if flag in long or not 0 < size <= MAX_NAME + 1:
             raise Problem("a GNU long name is repeated, empty or too long")
         long[flag] = stream.read(size).removesuffix(b"\0")
         stream.read(-size % BLOCK)
     if long:
         raise Problem("a GNU long name belongs to no member")
-    if any(piece.strip(b"\0") for piece in (stream.read(BLOCK), *stream.rest())):
-        raise Problem("something follows the end of the archive")
+    check_end(stream)
     return None
 
 
-def _made(header: bytes, flag: bytes, size: int, long: dict[bytes, bytes]) -> Member:
+def check_end(stream: Stream) -> None:
+    """Raise Problem unless a second block of zeros follows the first, and after it nothing but zeros."""
+    if any(piece.strip(b"\0") for piece in (stream.read(BLOCK), *stream.rest())):
+        raise Problem("something follows the end of the archive")
+
+
+def made(header: bytes, flag: bytes, size: int, long: Mapping[bytes, bytes]) -> Member:
+    """The member that a header describes, with the long name (L) and the long target (K) that stood before it."""
     kind = KINDS.get(flag)
-    short = _short_name(header)
+    short = short_name(header)
     name = clean_name(long.get(b"L", short), directory=kind == "dir")
     if kind is None:
         raise Problem(f"{name!r} has the type {flag!r}; a package holds files, folders and links only")
@@ -149,14 +156,16 @@ def clean_name(raw: bytes, *, directory: bool = False) -> str:
     return name
 
 
-def _short_name(header: bytes) -> bytes:
+def short_name(header: bytes) -> bytes:
+    """The name that a header holds itself."""
     name = header[:100].split(b"\0")[0]
     prefix = header[345:500].split(b"\0")[0] if header[257:263] == b"ustar\0" else b""
     return prefix + b"/" + name if prefix else name
 
 
-def _check_header(header: bytes) -> None:
-    if header[257:265] not in (b"ustar\x0000", b"ustar  \0"):
+def check_header(header: bytes, *, magics: Collection[bytes] = MAGICS) -> None:
+    """Raise Problem for a header that was damaged, or is of a kind of tar that is not read."""
+    if header[257:265] not in magics:
         raise Problem("a header is neither ustar nor GNU tar")
     if sum(header[:148]) + sum(header[156:]) + 8 * 32 != number(header[148:156], "checksum"):
         raise Problem("a header does not match its checksum")

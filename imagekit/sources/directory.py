@@ -46,8 +46,9 @@ def check(pins: Sequence[Pin], folder: Path) -> None:
 
 
 def inputs(pins: Sequence[Pin], folder: Path) -> list[Path]:
-    """The folders with all below them."""
-    return [path for place in _beside.files(pins, folder) for path in (place, *place.rglob("*"))]
+    """The folders with all below them; of a link that is changed its folder tells."""
+    places = _beside.files(pins, folder)
+    return [path for place in places for path in (place, *place.rglob("*")) if not path.is_symlink()]
 
 
 def _pin(asked: _beside.Wanted, folder: Path, store: Store) -> Pin:
