@@ -213,8 +213,8 @@ def take(line: Line, url: str, limit: int, *, algorithm: str, digest: str, store
 def text(line: Line, url: str, limit: int, digest: str = "") -> bytes:
     """The bytes at `url`, at most `limit`; with a sha256 just as many, and just those. Raises Missing for none."""
     deadline = line.calls.patience.deadline(limit)
-    pieces = partial(_pieces, line, url, limit, deadline, lambda _: None, digest)
-    return _tried(line, _shown(url), deadline, lambda: b"".join(pieces()))
+    read = partial(_pieces, line, url, limit, deadline, lambda _: None, digest)
+    return _tried(line, _shown(url), deadline, lambda: b"".join(read()))
 
 
 def _tried(line: Line, what: str, deadline: float, attempt: Callable[[], _Result]) -> _Result:
@@ -360,9 +360,7 @@ def _connection(url: SplitResult, proxy: SplitResult | None, timeout: float) -> 
     return connection
 
 
-@cache
-def _tls() -> ssl.SSLContext:
-    return ssl.create_default_context()
+_tls = cache(ssl.create_default_context)
 
 
 def _proxy(url: SplitResult) -> SplitResult | None:
@@ -392,8 +390,7 @@ def _basic(url: SplitResult, header: str) -> dict[str, str]:
 
     if url.username is None:
         return {}
-    words = f"{unquote(url.username)}:{unquote(url.password or '')}"
-    return {header: "Basic " + b64encode(words.encode()).decode()}
+    return {header: "Basic " + b64encode(f"{unquote(url.username)}:{unquote(url.password or '')}".encode()).decode()}
 
 
 def _shown(url: str) -> str:
