@@ -6,6 +6,7 @@ tree (imagekit/kept.py).
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -55,9 +56,10 @@ def convert(data: bytes, digest: str, store: Store) -> Package:
     columns: kept.Columns = {"object": blob, "notes": _deeds(control), "digest": "", "licence": ""}
     columns |= _fields(control.get("control", "")) | kept.columns(kept.finish(rows))
     columns["licence"] = _licence(rows.get(f"/usr/share/doc/{columns['name']}/copyright"), store.path(blob))
-    columns["digest"] = kept.package(columns, store).tree.digest
+    package = kept.package(columns, store)
+    columns["digest"] = package.tree.digest
     kept.remember(NOTE, f"{digest}-{FORM}", columns, store)
-    return kept.package(columns, store)
+    return replace(package, digest=columns["digest"])
 
 
 def _licence(row: kept.Row | None, blob: Path) -> str:

@@ -21,6 +21,7 @@ MAGICS = (b"ustar\x0000", b"ustar  \0")  # POSIX.1-1988, GNU
 KINDS = {b"0": "file", b"\0": "file", b"1": "hardlink", b"2": "symlink", b"5": "dir"}
 _NUMBER = re.compile(rb" *([0-7]+)[ \0]*\Z")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_PLAIN = re.compile(rb"(?:\./)?(?!\.)[!-.0-~]{1,200}(?:/(?!\.)[!-.0-~]{1,200}){0,30}\Z")  # what most names are
 
 
 class Member(NamedTuple):
@@ -141,9 +142,11 @@ def made(header: bytes, flag: bytes, size: int, long: Mapping[bytes, bytes]) -> 
 
 def clean_name(raw: bytes, *, directory: bool = False) -> str:
     """A member's name without ./ and trailing slash; raises Problem for one that would lead out of the tree."""
-    name = text(raw).removeprefix("./")
     if directory:
-        name = name.removesuffix("/")
+        raw = raw.removesuffix(b"/")
+    if len(raw) <= MAX_NAME and _PLAIN.match(raw):
+        return raw.decode("ascii").removeprefix("./")
+    name = text(raw).removeprefix("./")
     if name in ("", "."):
         return ""
     parts = name.split("/")
@@ -167,7 +170,7 @@ def check_header(header: bytes, *, magics: Collection[bytes] = MAGICS) -> None:
     """Raise Problem for a header that was damaged, or is of a kind of tar that is not read."""
     if header[257:265] not in magics:
         raise Problem("a header is neither ustar nor GNU tar")
-    if sum(header[:148]) + sum(header[156:]) + 8 * 32 != number(header[148:156], "checksum"):
+    if sum(header) - sum(header[148:156]) + 8 * 32 != number(header[148:156], "checksum"):
         raise Problem("a header does not match its checksum")
 
 
