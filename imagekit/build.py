@@ -258,7 +258,7 @@ def _listed(whole: Tree, packages: list[tuple[Pin, Package]]) -> list[dict[str, 
         {
             "name": package.name, "version": pin.version, "architecture": pin.architecture, "sha256": pin.sha256,
             "digest": package.digest, "source": pin.source, "origin": [*package.origin], "licence": package.licence,
-            "size": sizes.get(package.name, 0),
+            "size": sizes.get(package.owner, 0),
         }
         for pin, package in packages
     ]  # fmt: skip

@@ -135,6 +135,6 @@ def _tree(columns: Columns, blob: str) -> Tree:
     contents = [there if kind == "file" else b"" for kind, there in zip(kinds, slices, strict=True)]
     rows = zip(
         kinds, modes, uids, gids, columns["bytes"], columns["sha256"].split("\n"), columns["target"].split("\n"),
-        repeat((0, 0)), repeat(()), contents, repeat(columns["name"]),
+        repeat((0, 0)), repeat(()), contents, repeat(columns.get("owner") or columns["name"]),
     )  # fmt: skip
     return Tree(zip(paths, map(partial(tuple.__new__, Entry), rows), strict=True))

@@ -39,6 +39,11 @@ class Package:
     origin: Origin = UNKNOWN
     licence: str = ""  # an SPDX expression (SPDX 2.3, annex D), "" where none is stated
 
+    @property
+    def owner(self) -> str:
+        """Who its entries say brought them: its name, and more where an image may have several versions of it."""
+        return next((entry.owner for entry in self.tree.values()), self.name)
+
 
 class Pin(NamedTuple):
     """One line of a lock: a package of one architecture, by its bytes."""
@@ -84,6 +89,7 @@ class Resolved(NamedTuple):
 
     pins: tuple[Pin, ...]
     archives: tuple[Archive, ...]
+    said: tuple[str, ...] = ()  # what whoever locks should know
 
 
 class Gone(RigProblem):

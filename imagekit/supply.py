@@ -30,20 +30,26 @@ def read_lock(definition: Path) -> Lock:
     return locks.read(locks.beside(definition))
 
 
-def write_lock(image: Image, path: Path, *, store: Store, say: Say = quiet) -> Lock:
-    """Resolve an image against its archives as they are now, and write the lock beside its definition."""
+def write_lock(image: Image, path: Path, *, store: Store, say: Say = quiet, tell: Say = quiet) -> Lock:
+    """Resolve an image against its archives as they are now, and write the lock beside its definition.
+
+    tell: what is worth knowing of what was found, a line each.
+    """
     say(f"{image.name}: resolving for {', '.join(image.arches)}")
     pins: dict[str, tuple[Pin, ...]] = dict.fromkeys(image.arches, ())
-    archives = set()
+    archives, said = set(), dict[str, None]()
     for name, asked in _requests(image).items():
         source: Source = plugs.load("sources", name)
         known = [r._replace(folder=path.parent, python=_python(pins[r.arch])) for r in asked]
         for request, resolved in zip(known, source.resolve(known, store), strict=True):
             pins[request.arch] += resolved.pins
             archives |= set(resolved.archives)
+            said |= dict.fromkeys(resolved.said)
     lock = Lock(_request_digest(image), tuple(sorted(archives)), pins)
     with host.draft(path) as file:
         file.write(lock.text().encode())
+    for line in said:
+        tell(line)
     return lock
 
 

@@ -20,6 +20,7 @@ PASSED_OVER = re.compile(  # POSIX.1-2017, "pax Extended Header"; libarchive's a
     rb"(mtime|atime|ctime|comment|uid|gid|uname|gname|charset|hdrcharset|LIBARCHIVE\..*|NODETAR\..*"
     rb"|SCHILY\.(dev|ino|nlink|fflags|xattr\..*|acl\..*)|RHT\..*|MSWINDOWS\..*)\Z"
 )
+NOBODY = b"0000000\0" * 2  # in place of owners, which some leave blank, and nobody asks for
 V7 = bytes(8)  # in place of a magic
 CONTIGUOUS = b"7"  # a file, where a system has no such thing (POSIX.1-2017, typeflag)
 _RECORD = re.compile(rb"([1-9][0-9]{0,6}) ([^=\n]+)=")
@@ -30,7 +31,7 @@ class Style(NamedTuple):
 
     strip: int = 0  # leading components that are taken off each name
     prefix: str = ""  # the folder of the image that links may not lead out of
-    has_links: bool = True  # False: links are passed over
+    is_npms: bool = False  # as npm packs: links are passed over, a file may come twice if it is the same both times
 
 
 def contents(pieces: Iterator[bytes], rows: dict[str, kept.Row], notes: list[str], *, style: Style) -> Iterator[bytes]:
@@ -44,7 +45,7 @@ def contents(pieces: Iterator[bytes], rows: dict[str, kept.Row], notes: list[str
                 digest.update(piece)
                 yield piece
         path = _stripped(member.name, member.kind, style)
-        if path and (style.has_links or not member.kind.endswith("link")):
+        if path and (not style.is_npms or not member.kind.endswith("link")):
             _add(path, member, digest.hexdigest() if member.kind == "file" else "", offset, rows, style)
             if member.mode & 0o7000 and member.kind == "file":
                 notes.append(f"mode: {path} was {member.mode:o}")
@@ -123,9 +124,14 @@ def _records(body: bytes) -> Iterator[tuple[bytes, bytes]]:
 def _made(header: bytes, flag: bytes, size: int, said: dict[bytes, bytes]) -> _tar.Member:
     if b"size" in said and said.pop(b"size") != str(size).encode():
         raise Problem("a member's size in its PAX record is not that of its header")
-    name = said.get(b"L", header[:100].split(b"\0")[0])
+    name = said.get(b"L", _tar.short_name(header))
+    while b"/./" in name:  # the same for every reader, and in many of npm's
+        name = name.replace(b"/./", b"/")
+    said[b"L"] = name
     is_old_folder = header[257:265] == V7 and flag in (b"\0", b"0") and name.endswith(b"/")
-    return _tar.made(header, b"5" if is_old_folder else b"0" if flag == CONTIGUOUS else flag, size, said)
+    kind = b"5" if is_old_folder else b"0" if flag == CONTIGUOUS else flag
+    mode = header[100:108] if header[100:108].strip(b" \0") else b"0000755\0" if kind == b"5" else b"0000644\0"
+    return _tar.made(header[:100] + mode + NOBODY + header[124:], kind, size, said)
 
 
 def _stripped(name: str, kind: str, style: Style) -> str:
@@ -147,7 +153,8 @@ def _add(path: str, member: _tar.Member, digest: str, offset: int, rows: dict[st
             raise Problem(f"the hard link {path} names {target}, which is no file before it")
     row = _placed.row(member.kind, member.mode, size=member.size, sha256=digest, target=target, offset=offset)
     old = rows.setdefault(path, row)
-    if old is not row and (old[0], row[0]) != ("dir", "dir"):
+    is_same = style.is_npms and old[:7] == row[:7]
+    if old is not row and not is_same and (old[0], row[0]) != ("dir", "dir"):
         raise Problem(f"it holds {path} twice")
 
 

@@ -34,10 +34,11 @@ def load(pin: Pin, store: Store) -> Package | None:
     return kept.package(columns, store) if columns else None
 
 
-def keep(laid: Laid, pin: Pin, store: Store, *, licence: str = "") -> Package:
+def keep(laid: Laid, pin: Pin, store: Store, *, licence: str = "", owner: str = "") -> Package:
     """The package of a pin, kept in the store: its rows below the pin's prefix."""
     rows = below(laid.rows, _beside.prefix(_beside.split(pin)[1]))
     columns: kept.Columns = {"object": laid.blob, "notes": list(laid.notes), "digest": "", "licence": licence}
+    columns["owner"] = owner or pin.name
     columns |= {"name": pin.name, "version": pin.version, "architecture": pin.architecture}
     columns |= {"source": pin.name, "source_version": pin.version} | kept.columns(kept.finish(rows))
     columns["digest"] = kept.package(columns, store).tree.digest

@@ -23,7 +23,7 @@ def run(asked: Namespace) -> int:
         if asked.check:
             behind += _lock_is_behind(path, image)
         else:
-            written = build.write_lock(image, path.with_suffix(".lock"), store=store, say=_asked.say)
+            written = build.write_lock(image, path.with_suffix(".lock"), store=store, say=_asked.say, tell=print)
             for arch, pins in sorted(written.pins.items()):
                 size = sum(pin.size for pin in pins)
                 print(f"{path.with_suffix('.lock')}: {arch}: {len(pins)} packages, {_asked.size(size)} to fetch")

@@ -1,0 +1,235 @@
+"""The packages of a package-lock.json: "npm:package-lock.json prefix=/opt/app" lays them out in node_modules there.
+
+As `npm ci --omit=dev --ignore-scripts` would on the image's architecture: each tarball is held by its sha512, optional
+packages of other systems are left out, commands are links in node_modules/.bin. No script is run; a package that has
+one is named when it is locked. Neither npm nor Node is needed for it.
+"""
+
+import posixpath
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from hashlib import sha512
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from imagekit import kept
+from imagekit.errors import Problem
+from imagekit.package import BESIDE, INDEX, URL, Gone, Package, Pin, Progress, Request, Resolved, Source
+from imagekit.sources import _beside, _foreign, _npmlock, _packed, _placed, _registry
+from imagekit.sources._npmlock import Module
+from imagekit.store import Store
+
+if TYPE_CHECKING:
+    from imagekit.download import Line
+
+SCRIPT = "script: its install script was not run"
+KNOWN = "npm-integrity"  # notes: which sha256 an object of this sha512 has
+MAX_TARBALL = 256 << 20
+Addresses = Mapping[tuple[str, str], str]  # name and version -> where the lock found it
+
+
+def resolve(requests: Sequence[Request], store: Store) -> list[Resolved]:
+    """A pin for each package of each lock, and one for the lock itself."""
+    found = []
+    for request in requests:
+        pins: list[Pin] = []
+        said: list[str] = []
+        for asked in _beside.wanted(request, "npm", ("prefix",)):
+            with _beside.told("npm", asked.place):
+                _lock(asked, request, store, pins, said)
+        found.append(Resolved(_each_once(pins), (), tuple(said)))
+    return found
+
+
+def packages(pins: Sequence[Pin], store: Store, progress: Progress, *, folder: Path) -> list[Package]:
+    """The packages of these pins, fetched and laid out once."""
+    lacking = {pin.sha256: pin for pin in pins if not (_placed.load(pin, store) or store.has(pin.sha256))}
+    _fetch([pin for pin in lacking.values() if pin.archive != BESIDE], pins, folder, store)
+    return _beside.each(pins, progress, lambda pin: _placed.load(pin, store) or _made(pin, folder, store))
+
+
+def _lock(asked: _beside.Wanted, request: Request, store: Store, pins: list[Pin], said: list[str]) -> None:
+    prefix = _beside.prefix(asked.options)
+    if not prefix:
+        raise Problem("it needs prefix=...", 'where node_modules will lie: "npm:package-lock.json prefix=/opt/app"')
+    digest = store.write(_beside.pieces(request.folder, asked.place))
+    data = store.read(digest)
+    project = _npmlock.read(data, request.arch)
+    path = _beside.path_with(asked.place, {"prefix": prefix})
+    pins.append(Pin("package", "npm", project.name, project.version, "all", len(data), digest, BESIDE, path))
+    modules = [module for module in project.modules if module.sha512]
+    digests = _obtain(modules, _beside.path(request.folder, asked.place).parent, store)
+    same: dict[tuple[str, str, str], list[Module]] = {}
+    for module in modules:
+        same.setdefault((module.name, module.version, module.sha512), []).append(module)
+    for of in same.values():
+        pins.append(_pin(of, project.modules, prefix, digests[of[0].sha512], store))
+        with kept.told(f"{of[0].name} {of[0].version}"):
+            _placed.load(pins[-1], store) or _made(pins[-1], request.folder, store)
+        said += [f"npm: {of[0].name} {of[0].version} has an install script, which is not run"] * of[0].has_script
+
+
+def _pin(of: Sequence[Module], modules: Sequence[Module], prefix: str, digest: str, store: Store) -> Pin:
+    first = of[0]
+    is_url = not _registry.is_registrys(first.name, first.resolved)
+    place = first.resolved if is_url else _registry.path_of(first.name, first.version, first.resolved)
+    options = {"prefix": prefix, "at": ",".join(module.place for module in of)}
+    options |= {"bin": ",".join(_commands(of, modules)), "licence": first.licence, "script": "1" * first.has_script}
+    path = _beside.path_with(place, {name: value for name, value in options.items() if value})
+    size = store.path(digest).stat().st_size
+    return Pin("package", "npm", first.name, first.version, "all", size, digest, URL if is_url else INDEX, path)
+
+
+def _commands(of: Iterable[Module], modules: Sequence[Module]) -> Iterator[str]:
+    """COMMAND:PATH of each command of these modules and of those in their tarballs; ":PATH" if another has the link."""
+    own = {module.place for module in of}
+    bundled = {module.place for module in modules if not module.sha512}
+    for place, command, file in _npmlock.links(modules):
+        holder = place
+        while holder in bundled:
+            holder = _npmlock.holder(holder)
+        if holder in own:
+            yield f"{command}:{place}/{file}"
+
+
+def _each_once(pins: Sequence[Pin]) -> tuple[Pin, ...]:
+    """The pins; of two locks that bring the same package, each has its own."""
+    seen: dict[tuple[str, str], Pin] = {}
+    for pin in pins:
+        if seen.setdefault((pin.name, pin.version), pin) is not pin:
+            raise Problem(f"npm: {pin.name} {pin.version} comes twice, by two locks or with two digests",
+                          "make one project of them, or two images")  # fmt: skip
+    return tuple(pins)
+
+
+# --- tarballs -------------------------------------------------------------------------------------------------------
+
+
+def _obtain(modules: Iterable[Module], folder: Path, store: Store) -> dict[str, str]:
+    """The tarballs of these modules in the store: the sha256 of each by its sha512."""
+    from imagekit import download
+
+    wanted = {module.sha512: module for module in modules}
+    found = {digest: _known(digest, store) for digest in wanted}
+    lacking = [module for digest, module in wanted.items() if not found[digest]]
+
+    def take(line: "Line", module: Module) -> str:
+        with kept.told(f"{module.name} {module.version}"), _gone():
+            return download.take(
+                line, _url(module.name, module.version, module.resolved, folder), MAX_TARBALL, algorithm="sha512",
+                digest=module.sha512, store=store,
+            )  # fmt: skip
+
+    for module, digest in zip(lacking, download.each(take, lacking), strict=True):
+        found[module.sha512] = digest
+        store.remember(KNOWN, module.sha512, digest.encode())
+    return found
+
+
+def _known(digest: str, store: Store) -> str:
+    """The sha256 of an object with this sha512, if the store has it; "" otherwise."""
+    note = (store.recall(KNOWN, digest) or b"").decode("ascii", "replace")
+    try:
+        return note if note and sha512(store.read(note)).hexdigest() == digest else ""
+    except KeyError:
+        return ""
+
+
+def _url(name: str, version: str, resolved: str, folder: Path) -> str:
+    if not _registry.is_registrys(name, resolved):
+        return resolved
+    return f"{_registry.address(name, resolved, folder)}/{_registry.path_of(name, version, resolved)}"
+
+
+def _fetch(lacking: Sequence[Pin], pins: Sequence[Pin], folder: Path, store: Store) -> None:
+    """Bring what the store lacks of some pins into it."""
+    if not lacking:
+        return
+    from imagekit import download
+
+    beside, addresses = _beside_lock(pins, folder, store)
+
+    def take(line: "Line", pin: Pin) -> str:
+        place, name = _beside.split(pin)[0], pin.name
+        resolved = place if pin.archive == URL else addresses.get((name, pin.version), "")
+        url = place if pin.archive == URL else f"{_registry.address(name, resolved, beside)}/{place}"
+        with kept.told(f"npm: {name} {pin.version}"), _gone():
+            return download.take(line, url, pin.size, algorithm="sha256", digest=pin.sha256, store=store)
+
+    download.each(take, lacking)
+
+
+def _beside_lock(pins: Sequence[Pin], folder: Path, store: Store) -> tuple[Path, Addresses]:
+    """The folder of the package-lock.json, and where it found each package."""
+    locks = [pin for pin in pins if pin.archive == BESIDE]
+    found: dict[tuple[str, str], str] = {}
+    for pin in locks:
+        found |= _npmlock.addresses(_beside.data(pin, folder, store))
+    return (_beside.path(folder, _beside.split(locks[0])[0]).parent if locks else folder), found
+
+
+@contextmanager
+def _gone() -> Iterator[None]:
+    """What a registry lacks, as any source says it."""
+    from imagekit import download
+
+    try:
+        yield
+    except download.Missing as missing:
+        hint = "the registry that is asked may be another one than the lock was made with: see npm_config_registry"
+        raise Gone(f"the registry has no such package: {missing.message}", hint) from missing
+
+
+# --- what becomes of them -------------------------------------------------------------------------------------------
+
+
+def _made(pin: Pin, folder: Path, store: Store) -> Package:
+    data, notes = _beside.data(pin, folder, store), [SCRIPT] * ("script" in _beside.split(pin)[1])
+    found: dict[str, kept.Row] = {}
+    if pin.archive == BESIDE:  # tools that look into an image ask for the lock
+        found[f"/{posixpath.basename(_beside.split(pin)[0])}"] = _placed.row(
+            "file", 0o644, size=pin.size, sha256=pin.sha256
+        )
+        return _placed.keep(_placed.Laid(found, pin.sha256), pin, store)
+    rows: dict[str, kept.Row] = {}
+    style = _foreign.Style(strip=1, is_npms=True)
+    blob = store.write(_foreign.contents(_packed.unpacked(data), rows, notes, style=style))
+    options = _beside.split(pin)[1]
+    for place in options.get("at", "").split(","):
+        if not _npmlock.PLACE.match(place):
+            raise Problem(f"the lock lays it out at {place!r}", "write it again with `imagekit lock`")
+        found |= {f"/{place}{path}": row for path, row in rows.items()}
+    laid = _linked(_as_npm(found), options.get("bin", ""))
+    licence = options.get("licence", "")
+    return _placed.keep(
+        _placed.Laid(laid, blob, tuple(notes)), pin, store, licence=licence, owner=f"{pin.name}@{pin.version}"
+    )
+
+
+def _as_npm(rows: Mapping[str, kept.Row]) -> dict[str, kept.Row]:
+    """The rows with the modes and names that npm gives them (pacote, fetcher.js): all may read, no .gitignore."""
+    found = {}
+    for path, row in rows.items():
+        if path.endswith("/.gitignore") and row[0] == "file":
+            path = path.removesuffix(".gitignore") + ".npmignore"
+            if path in rows:
+                continue
+        found[path] = (row[0], row[1] | (0o755 if row[0] == "dir" else 0o644), *row[2:])
+    return found
+
+
+def _linked(rows: dict[str, kept.Row], commands: str) -> dict[str, kept.Row]:
+    """The rows with a link in .bin for each command that is there, and its file for everybody to run."""
+    for word in filter(None, commands.split(",")):
+        command, _, file = word.partition(":")
+        row = rows.get(f"/{file}")
+        if row is None or row[0] != "file":
+            continue  # npm links nothing to it either
+        rows[f"/{file}"] = (row[0], 0o755, *row[2:])
+        folder, _, target = file.rpartition("node_modules/")
+        if command:
+            rows[f"/{folder}node_modules/.bin/{command}"] = _placed.row("symlink", 0, target=f"../{target}")
+    return rows
+
+
+SOURCE = Source(resolve=resolve, packages=packages, check=_beside.check_files, inputs=_beside.files)
