@@ -21,7 +21,7 @@ from imagekit.image import File, Image, path_of
 from imagekit.key import Key
 from imagekit.lock import Lock
 from imagekit.package import Package, Pin
-from imagekit.store import Store
+from imagekit.store import Store, touch
 from imagekit.supply import check_lock as check_lock
 from imagekit.supply import licences as licences
 from imagekit.supply import quiet as quiet
@@ -209,6 +209,7 @@ def _kept(place: Path, key: Key, say: Say) -> Artifact | None:
         say(f"the kept artifact is damaged and is made again: {problem.message}")
         _removed(place)
         return None
+    touch(place)
     return made
 
 

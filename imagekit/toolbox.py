@@ -24,7 +24,7 @@ from imagekit.errors import Defect, Problem, RigProblem, unknown
 from imagekit.namespace import SHARED
 from imagekit.package import Gone, Package, Pin, Progress, Request, Source
 from imagekit.shelf import Group, Tool
-from imagekit.store import Store
+from imagekit.store import Store, touch
 from imagekit.tree import Entry, Slice, directory, union
 
 GROUPS: Mapping[str, Group] = shelf.GROUPS
@@ -252,7 +252,10 @@ def _present(group: str, store: Store) -> Path | None:
     pinned = digest(group, _pins(group))
     replaced = store.recall(NOTE, f"replaced-{pinned}")
     places = [store.folder("tools") / name for name in (pinned, (replaced or b"").decode()) if name]
-    return next((place for place in places if place.is_dir()), None)
+    found = next((place for place in places if place.is_dir()), None)
+    if found:
+        touch(found)
+    return found
 
 
 def _make(group: str, store: Store, say: Say, progress: Progress) -> Path:

@@ -6,26 +6,35 @@ from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
 
-from imagekit import host
+from imagekit import host, inuse
 from imagekit.beside import summed
 from imagekit.errors import RigProblem
 from imagekit.stamp import cache_location
-from imagekit.store import Store
+from imagekit.store import Store, touch
 
 HOLE = 1 << 16  # bytes of zeros from which on they are left out of a file
 ZEROS = bytes(1 << 20)
 
 
 def open_store(location: Path | None = None) -> Store:
-    """The store at `location`, made (mode 0700) if it is not there; raises RigProblem when others can change it."""
+    """The store at `location`, made (mode 0700) if it is not there; raises RigProblem when others can change it.
+
+    It is in use from now on, as long as this process lives: nobody removes anything from it.
+    """
     root = Path(location or cache_location()).absolute()
     _private(root)
+    inuse.enter(root)
     _sweep(root)
+    used = set[str]()
 
     def path(digest: str) -> Path:
         if len(digest) != 64 or not digest.isalnum():
             raise KeyError(digest)
-        return root / "objects" / digest[:2] / digest
+        found = root / "objects" / digest[:2] / digest
+        if digest not in used:
+            used.add(digest)
+            touch(found)
+        return found
 
     def read(digest: str) -> bytes:
         try:
@@ -47,10 +56,12 @@ def open_store(location: Path | None = None) -> Store:
         return digest
 
     def recall(kind: str, key: str) -> bytes | None:
+        place = root / "notes" / kind / key
         try:
-            digest, _, note = (root / "notes" / kind / key).read_bytes().partition(b"\n")
+            digest, _, note = place.read_bytes().partition(b"\n")
         except FileNotFoundError:
             return None
+        touch(place)
         return note if sha256(note).hexdigest().encode() == digest else None  # a torn note is no note
 
     def remember(kind: str, key: str, note: bytes) -> None:

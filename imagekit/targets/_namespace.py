@@ -17,7 +17,7 @@ from imagekit.artifact import Opened
 from imagekit.disk import folder, rootfs
 from imagekit.errors import Problem, RigProblem
 from imagekit.guest import Console, Finished, Guest, GuestProblem, Rig
-from imagekit.store import Store
+from imagekit.store import Store, touch
 
 BUILTINS = Path(__file__).parents[1] / "inside" / "bin" / f"agent.{os.uname().machine}"  # "@read" and its like
 FORM = "1"  # raise it when what is unpacked changes
@@ -93,6 +93,7 @@ def unpacked(opened: Opened, store: Store, rig: Rig) -> Path:
             if not final.is_dir():
                 rig.say(f"{opened.artifact.name}: unpacking")
                 _unpack(opened, final)
+    touch(final)
     return final
 
 
