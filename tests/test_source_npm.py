@@ -23,6 +23,7 @@ from imagekit.tree import Tree, union
 FIXTURE = Path(__file__).parent.parent / "fixtures/npm"
 WORDS = "npm:app/package-lock.json prefix=/opt/app"
 CPUS = {"x86_64": "x64", "aarch64": "arm64"}
+needs_npm = pytest.mark.skipif(not shutil.which("npm"), reason="there is no npm here")
 
 
 @pytest.fixture
@@ -68,12 +69,11 @@ def on_disk(folder: Path) -> dict[str, tuple[str, int, str]]:
 def npm_ci(folder: Path, arch: str, **env: str) -> None:
     """Let the real npm lay out the same."""
     words = ["ci", "--omit=dev", "--ignore-scripts", "--no-audit", "--os=linux", "--libc=glibc", f"--cpu={CPUS[arch]}"]
-    if not shutil.which("npm"):
-        pytest.skip("there is no npm here")
     subprocess.run(["sh", "-c", 'umask 022; exec npm "$@"', "npm", *words], cwd=folder, check=True, capture_output=True,
                    env={**os.environ, "npm_config_cache": str(folder / "npm"), **env})  # fmt: skip
 
 
+@needs_npm
 @pytest.mark.parametrize("arch", CPUS)
 def test_npm_lays_out_the_same(arch: str, made: Registry, tmp_path: Path, store: Store) -> None:
     for place, entry in made.packages.items():
@@ -89,6 +89,7 @@ def test_npm_lays_out_the_same(arch: str, made: Registry, tmp_path: Path, store:
     assert len(there) > 30
 
 
+@needs_npm
 def test_real_packages_are_what_npm_makes_of_them(tmp_path: Path, store: Store) -> None:
     shutil.copytree(FIXTURE, tmp_path / "app")
     pins = locked(tmp_path, WORDS, store=store, arch="aarch64")
@@ -194,6 +195,7 @@ BAD: dict[str, tuple[Callable[[Registry], object], str]] = {
     "place": (renamed("node_modules/../../etc/x"), "no place below node_modules"),
     "hidden place": (renamed("node_modules/.bin"), "no place below node_modules"),
     "place of a folder": (renamed("node_modules/a/b"), "no place below node_modules"),
+    "deep place": (renamed("/".join(["node_modules/a"] * 33)), "no place below node_modules"),
     "unpublished": (change(version="9.9.9"), "plain 9.9.9: the registry has no such package"),
 }
 

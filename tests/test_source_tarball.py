@@ -218,6 +218,20 @@ def test_every_cut_and_every_flip_of_a_packed_one_is_noticed() -> None:
     assert tried == held > 100
 
 
+def test_every_cut_and_every_flip_of_a_header_is_noticed(tmp_path: Path, store: Store) -> None:
+    data = pax(("path", "b/c")) + member(Item("a", b"data", mode=0o755)) + END
+    right = lay(tmp_path, data, store)
+    headers = [*range(512), *range(1024, 1536)]
+    flips = [data[:at] + bytes([data[at] ^ (1 << at % 8)]) + data[at + 1 :] for at in headers]
+    held = 0
+    for bad in (*flips, *(data[:at] for at in range(0, len(data), 64))):
+        try:
+            held += lay(tmp_path, bad, store) == right  # a blank for a zero byte is as good
+        except Problem:
+            held += 1
+    assert held == len(flips) + len(range(0, len(data), 64)) == 1072
+
+
 @pytest.mark.parametrize("pack", [lzma.compress, bz2.compress, gzip.compress], ids=["xz", "bzip2", "gzip"])
 def test_what_does_not_end_where_it_should_is_refused(pack: Callable[[bytes], bytes]) -> None:
     for bad in (pack(b"x" * 9000) + b"garbage", pack(b"x" * 9000)[:-5], pack(b"a") + pack(b"b")):

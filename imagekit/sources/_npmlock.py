@@ -16,6 +16,7 @@ from imagekit.errors import Problem
 
 MAX_BYTES = 32 << 20
 MAX_PACKAGES = 20_000
+MAX_DEPTH = 32  # packages in one another; npm's own trees seldom have more than five
 VERSIONS = (2, 3)
 CPUS = {"x86_64": "x64", "aarch64": "arm64"}  # as process.arch of Node names them
 _NAME = r"(?:@[a-z0-9~_-][a-z0-9._~-]*/)?[A-Za-z0-9~_-][A-Za-z0-9._~-]*"
@@ -105,7 +106,7 @@ def holder(place: str) -> str:
 
 
 def _module(place: str, entry: Mapping[str, Any], cpu: str) -> Module:
-    if not PLACE.match(place):
+    if not PLACE.match(place) or place.count("node_modules/") > MAX_DEPTH:
         raise Problem(f"it lays something out at {ascii(place)[:200]}, which is no place below node_modules")
     if entry.get("link"):
         raise Problem(
@@ -169,9 +170,7 @@ def _fits(here: str, wanted: Any) -> bool:
 def _reached(modules: Mapping[str, Module], names: list[str]) -> set[str]:
     """The places that are needed, from the root on; none that is of another system, or needs such a one."""
     needs = {place: [_found(place, name, modules) for name in of.needs] for place, of in modules.items()}
-    gone = {place for place, module in modules.items() if not module.is_of_here}
-    while more := {place for place in modules.keys() - gone if not gone.isdisjoint(needs[place])}:
-        gone |= more
+    gone = _all_that_need({place for place, module in modules.items() if not module.is_of_here}, needs)
     for place in sorted(gone):
         if not modules[place].is_optional:
             raise Problem(f"{place} is needed, and it or what it needs is not made for this architecture")
@@ -183,6 +182,20 @@ def _reached(modules: Mapping[str, Module], names: list[str]) -> set[str]:
             reached.add(place)
             waiting += [*needs[place], *(_found(place, name, modules) for name in modules[place].likes)]
     return reached
+
+
+def _all_that_need(gone: set[str], needs: Mapping[str, list[str]]) -> set[str]:
+    """These places, and those that need one of them, or one that does."""
+    needed_by: dict[str, list[str]] = {}
+    for place, needed in needs.items():
+        for one in needed:
+            needed_by.setdefault(one, []).append(place)
+    waiting = [*gone]
+    while waiting:
+        more = {*needed_by.get(waiting.pop(), ())} - gone
+        gone |= more
+        waiting += more
+    return gone
 
 
 def _found(place: str, name: str, modules: Mapping[str, Module]) -> str:

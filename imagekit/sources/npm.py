@@ -62,34 +62,39 @@ def _lock(asked: _beside.Wanted, request: Request, store: Store, pins: list[Pin]
     same: dict[tuple[str, str, str], list[Module]] = {}
     for module in modules:
         same.setdefault((module.name, module.version, module.sha512), []).append(module)
+    commands = _commands(project.modules)
     for of in same.values():
-        pins.append(_pin(of, project.modules, prefix, digests[of[0].sha512], store))
+        pins.append(_pin(of, commands, prefix, digests[of[0].sha512], store))
         with kept.told(f"{of[0].name} {of[0].version}"):
             _placed.load(pins[-1], store) or _made(pins[-1], request.folder, store)
         said += [f"npm: {of[0].name} {of[0].version} has an install script, which is not run"] * of[0].has_script
 
 
-def _pin(of: Sequence[Module], modules: Sequence[Module], prefix: str, digest: str, store: Store) -> Pin:
+def _pin(of: Sequence[Module], commands: Mapping[str, list[str]], prefix: str, digest: str, store: Store) -> Pin:
     first = of[0]
     is_url = not _registry.is_registrys(first.name, first.resolved)
     place = first.resolved if is_url else _registry.path_of(first.name, first.version, first.resolved)
     options = {"prefix": prefix, "at": ",".join(module.place for module in of)}
-    options |= {"bin": ",".join(_commands(of, modules)), "licence": first.licence, "script": "1" * first.has_script}
+    options |= {
+        "bin": ",".join(word for module in of for word in commands.get(module.place, ())),
+        "licence": first.licence,
+        "script": "1" * first.has_script,
+    }
     path = _beside.path_with(place, {name: value for name, value in options.items() if value})
     size = store.path(digest).stat().st_size
     return Pin("package", "npm", first.name, first.version, "all", size, digest, URL if is_url else INDEX, path)
 
 
-def _commands(of: Iterable[Module], modules: Sequence[Module]) -> Iterator[str]:
-    """COMMAND:PATH of each command of these modules and of those in their tarballs; ":PATH" if another has the link."""
-    own = {module.place for module in of}
+def _commands(modules: Sequence[Module]) -> dict[str, list[str]]:
+    """COMMAND:PATH of each command, by the place whose tarball brings it; ":PATH" where another has the link."""
     bundled = {module.place for module in modules if not module.sha512}
+    found: dict[str, list[str]] = {}
     for place, command, file in _npmlock.links(modules):
         holder = place
         while holder in bundled:
             holder = _npmlock.holder(holder)
-        if holder in own:
-            yield f"{command}:{place}/{file}"
+        found.setdefault(holder, []).append(f"{command}:{place}/{file}")
+    return found
 
 
 def _each_once(pins: Sequence[Pin]) -> tuple[Pin, ...]:
