@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from imagekit import removal
-from imagekit.errors import Problem, RigProblem
+from imagekit.errors import Problem
 from imagekit.removal import Inode, Thing, entries
 from imagekit.store import GRAIN, SEEN
 
@@ -78,19 +78,19 @@ def size_of(text: str) -> int:
 def clear(root: Path, *, keep: int | None = None, days: float | None = None, dry_run: bool = False) -> Cleared:
     """Remove what was left behind; what was not used for some days; the longest unused, until the cache has `keep`."""
     now = time.time()
-    with _opened(root) as handle:
+    with removal.opened(root) as handle:
         if not dry_run:
             removal.empty(handle)
         found = look(handle)
         chosen = choose(found, now, keep=keep, days=days)
-        cleared = _sum(found, chosen)
         if dry_run:
-            return cleared
+            return _sum(found, [thing for thing in chosen if not removal.is_held(handle, thing)])
         _heal(handle, found.things, now)
-        stayed = set(removal.remove(handle, chosen, cleared.failures))
+        failures = list[str]()
+        stayed = set(removal.remove(handle, chosen, failures))
         removal.empty(handle)
     done = _sum(found, [thing for thing in chosen if thing not in stayed])
-    return replace(done, failures=cleared.failures)
+    return replace(done, failures=failures)
 
 
 def look(root: int) -> Found:
@@ -241,17 +241,6 @@ def _heal(root: int, things: list[Thing], now: float) -> None:
 
 
 # --- opening ----------------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def _opened(root: Path) -> Iterator[int]:
-    handle = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        if os.fstat(handle).st_uid != os.getuid():
-            raise RigProblem(f"the cache {root} is not yours", "its owner can remove things from it")
-        yield handle
-    finally:
-        os.close(handle)
 
 
 @contextmanager

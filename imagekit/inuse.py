@@ -66,8 +66,12 @@ def alone(root: Path, *, wait: bool = False, say: Say | None = None) -> Iterator
             (say or _tell)(f"waiting for {users}")
             fcntl.flock(handle, fcntl.LOCK_EX)
         yield
-    finally:
-        fcntl.flock(handle, fcntl.LOCK_SH)  # changing a lock gives up the old one first, also where it fails (flock(2))
+    finally:  # changing a lock gives up the old one first, also where it fails: flock(2)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:  # another removes things now: whoever opens the cache again waits for that
+            with _TURN:
+                os.close(_HELD.pop((os.getpid(), str(root))))
 
 
 def holders(root: Path) -> list[str]:

@@ -23,6 +23,7 @@ KNOWN = (
     "failures",
     "compare",
     "full",
+    "cache-size",
 )
 
 

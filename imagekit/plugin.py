@@ -116,6 +116,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     tests = [test for tests in terminalreporter.stats.values() for test in tests]
     for line in outcomes.summary(terminalreporter.stats):
         terminalreporter.write_line(line)
+    _trim(terminalreporter, config)
     if not path and not any(getattr(test, "user_properties", ()) for test in tests):
         return
     from imagekit import report
@@ -128,3 +129,18 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         terminalreporter.write(
             "\n".join([*report.table(rows), *report.notes(rows), *report.charts(rows), *report.comparisons(rows), ""])
         )
+
+
+def _trim(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Make the cache as small as the option cache-size says; its workers and machines have ended by now."""
+    from imagekit import options
+
+    if options.lookup("cache-size", folder=config.rootpath) is None:
+        return
+    from imagekit import room, stamp
+    from imagekit.errors import Problem
+
+    try:
+        room.limit(Path(stamp.cache_location()), room.most(config.rootpath), say=terminalreporter.write_line)
+    except Problem as problem:
+        terminalreporter.write_line(f"cache-size: {problem}")

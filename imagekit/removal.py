@@ -7,8 +7,9 @@ meanwhile leads nobody out of the cache.
 
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from itertools import groupby
+from pathlib import Path
 from typing import NamedTuple
 
 from imagekit.errors import RigProblem
@@ -31,6 +32,18 @@ class Thing(NamedTuple):
     def kind(self) -> str:
         """The folder of the cache that it lies in."""
         return self.folder.partition("/")[0]
+
+
+@contextmanager
+def opened(root: Path) -> Iterator[int]:
+    """The descriptor of a cache's folder; raises RigProblem when it is not ours."""
+    handle = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        if os.fstat(handle).st_uid != os.getuid():
+            raise RigProblem(f"the cache {root} is not yours", "its owner can remove things from it")
+        yield handle
+    finally:
+        os.close(handle)
 
 
 def entries(handle: int) -> Iterator[tuple[str, os.stat_result]]:
@@ -62,8 +75,22 @@ def remove(root: int, chosen: Iterable[Thing], failures: list[str]) -> Iterator[
                     failures.append(f"{place}/{thing.name}: {error.strerror}")
 
 
+def is_held(root: int, thing: Thing) -> bool:
+    """Whether somebody lives on it or writes it now."""
+    try:
+        if _may_be_held(thing):
+            _check_unlocked(root, f"{thing.folder}/{thing.name}")
+    except BlockingIOError:
+        return True
+    return False
+
+
+def _may_be_held(thing: Thing) -> bool:
+    return thing.rank < 0 or thing.kind == "templates"
+
+
 def _remove(root: int, folder: int, thing: Thing) -> None:
-    if thing.rank < 0 or thing.kind == "templates":
+    if _may_be_held(thing):
         _check_unlocked(folder, thing.name)
     try:
         os.unlink(thing.name, dir_fd=folder)

@@ -16,7 +16,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
 
-from imagekit import host, lock, plugs, shelf
+from imagekit import host, lock, plugs, room, shelf
 from imagekit.arch import ARCHES, Arch
 from imagekit.arch import host as host_arch
 from imagekit.disk import folder
@@ -297,7 +297,7 @@ def _unpacked(group: str, pins: Sequence[Pin], store: Store, say: Say, progress:
             _forget(packages)
     except OSError as error:
         raise RigProblem(
-            f"cannot unpack the tools to {draft}: {error.strerror}", "make room, or set IMAGEKIT_CACHE"
+            f"cannot unpack the tools to {draft}: {error.strerror}", room.hint(Path(store.location), error)
         ) from error
     finally:
         shutil.rmtree(draft, ignore_errors=True)

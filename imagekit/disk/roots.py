@@ -17,7 +17,7 @@ from itertools import chain
 from pathlib import Path
 from typing import IO, NamedTuple
 
-from imagekit import host
+from imagekit import host, room
 from imagekit.artifact import Job, Written
 from imagekit.disk import ids, tar
 from imagekit.errors import Defect, Problem, RigProblem, unknown
@@ -156,7 +156,7 @@ def _draft(folder: Path) -> Iterator[Path]:
         with host.open_draft(path):
             yield path
     except OSError as error:
-        raise RigProblem(f"cannot write {path}: {error.strerror}", "make room, or set IMAGEKIT_CACHE") from error
+        raise RigProblem(f"cannot write {path}: {error.strerror}", room.hint(folder.parent, error)) from error
     finally:
         path.unlink(missing_ok=True)
 

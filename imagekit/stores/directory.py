@@ -151,8 +151,9 @@ def _told(root: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        hint = "make room, or set IMAGEKIT_CACHE"
-        raise RigProblem(f"cannot write to the cache {root}: {error.strerror}", hint) from error
+        from imagekit import room
+
+        raise RigProblem(f"cannot write to the cache {root}: {error.strerror}", room.hint(root, error)) from error
 
 
 def set_aside(bad: Path, root: Path) -> None:

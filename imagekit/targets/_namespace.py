@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
-from imagekit import host, namespace
+from imagekit import host, namespace, room
 from imagekit.artifact import Opened
 from imagekit.disk import folder, rootfs
 from imagekit.errors import Problem, RigProblem
@@ -108,7 +108,8 @@ def _unpack(opened: Opened, final: Path) -> None:
                 (draft / name).mkdir()
         draft.rename(final)
     except OSError as error:
-        raise RigProblem(f"cannot unpack to {draft}: {error.strerror}", "make room, or set IMAGEKIT_CACHE") from error
+        hint = room.hint(final.parent.parent, error)
+        raise RigProblem(f"cannot unpack to {draft}: {error.strerror}", hint) from error
     finally:
         shutil.rmtree(draft, ignore_errors=True)
 

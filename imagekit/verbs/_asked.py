@@ -7,7 +7,7 @@ TYPE_CHECKING = False  # typing's own would cost a third of a no-op build
 
 if TYPE_CHECKING:
     from argparse import Namespace
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from imagekit.artifact import Artifact
@@ -82,6 +82,20 @@ def store() -> "Store":
     from imagekit.stores.directory import open_store
 
     return open_store()
+
+
+def trim() -> "Callable[[Store], None]":
+    """What makes a store as small as the option cache-size says, to be called last; raises Problem for a wrong size."""
+    from imagekit import options
+
+    if options.lookup("cache-size") is None:
+        return lambda _: None
+    from pathlib import Path
+
+    from imagekit import room
+
+    most = room.most()
+    return lambda store: room.limit(Path(store.location), most, say=note)
 
 
 def option(asked: "Namespace", name: str, default: str) -> str:

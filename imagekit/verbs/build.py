@@ -13,6 +13,7 @@ def run(asked: Namespace) -> int:
     """Exit status 1 when --check found a difference."""
     from imagekit import build, repertoire  # here: what is wrong with the words is told without it
 
+    trim = _asked.trim()
     started, store, key, same = time.time_ns(), _asked.store(), _asked.key(asked), True
     said, read, wrote = [], [str(key[1])], []
     repertoire.recall(store, own=build.own_digest())
@@ -42,6 +43,7 @@ def run(asked: Namespace) -> int:
     print("\n".join(said))
     if not asked.check:  # asked again, that is to be done again
         stamp.record(asked.words, read=read, wrote=wrote, said=said, started_ns=started)
+    trim(store)
     return int(not same)
 
 

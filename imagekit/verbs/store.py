@@ -5,12 +5,11 @@ from contextlib import nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 
-from imagekit import care, clearing, inuse
+from imagekit import care, clearing, inuse, room
 from imagekit.errors import Problem
 from imagekit.usage import Verb
 from imagekit.verbs import _asked
 
-DAYS = 30.0  # after which gc takes what nobody used, if nothing else is said
 SHOWN = 10  # images, of those with the largest artifacts
 
 
@@ -29,7 +28,7 @@ def define(verb: ArgumentParser) -> None:
     ):
         made = each.add_parser(name, help=text, description=text)
     much = made.add_mutually_exclusive_group()
-    much.add_argument("--older-than", type=_days, metavar="DAYS", help=f"what was not used for so long ({DAYS:g})")
+    much.add_argument("--older-than", type=_days, metavar="DAYS", help=f"what was not used for so long ({room.DAYS:g})")
     much.add_argument("--keep", type=_size, metavar="SIZE", help="the longest unused, until the cache has so much")
     made.add_argument("--dry-run", action="store_true", help="say what would be removed, and remove nothing")
     made.add_argument("--wait", action="store_true", help="wait while others use the cache")
@@ -77,7 +76,7 @@ def _verify(root: Path, _: Namespace) -> int:
 
 
 def _gc(root: Path, asked: Namespace) -> int:
-    days = DAYS if asked.older_than is None and asked.keep is None else asked.older_than
+    days = room.DAYS if asked.older_than is None and asked.keep is None else asked.older_than
     with nullcontext() if asked.dry_run else inuse.alone(root, wait=asked.wait, say=_asked.say):
         _asked.quiet()
         done = clearing.clear(root, keep=asked.keep, days=days, dry_run=asked.dry_run)
