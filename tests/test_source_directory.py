@@ -113,6 +113,21 @@ def test_a_link_that_leads_out_stays_a_link(site: Path, store: Store) -> None:
     assert [package.tree[f"/srv/{name}"].target for name in ("out", "loop")] == ["../../etc/passwd", "."]
 
 
+def test_names_may_be_left_out_wherever_they_lie(site: Path, store: Store) -> None:
+    before = locked(site.parent, "directory:site without=.git,*.pyc,__pycache__ prefix=/srv", store=store)
+    assert before[0].path == "site#prefix=/srv&without=.git,*.pyc,__pycache__"
+    (site / "bin/__pycache__").mkdir()
+    (site / ".git").mkdir()
+    for name in (".git/HEAD", "bin/__pycache__/run.pyc", "x.pyc", "bin/y.pyc"):
+        (site / name).write_text("x")
+    (package,) = obtained(before, site.parent, store)
+    assert sorted(package.tree) == [f"/srv/{name}" for name in ("bin", "bin/run", "empty", "home", "index.html")]
+    assert site / ".git" not in plugs.load("sources", "directory").inputs(before, site.parent)
+    (site / "x.py").write_text("x")
+    with pytest.raises(Problem, match="it has changed since"):
+        obtained(before, site.parent, store)
+
+
 def test_inputs_are_all_that_was_read(site: Path, store: Store) -> None:
     pins = locked(site.parent, "directory:site", store=store)
     found = plugs.load("sources", "directory").inputs(pins, site.parent)
@@ -160,11 +175,13 @@ BAD = {
     "directory:site prefix=/srv/../etc": ("prefix=/srv/../etc is no folder", ""),
     "directory:site prefx=/srv": (
         "unknown option 'prefx'",
-        "did you mean 'prefix'? known: arch, name, prefix, version",
+        "did you mean 'prefix'? known: arch, name, prefix, version, without",
     ),
     "directory:site prefix=/a prefix=/b": ("prefix is given twice", ""),
     "directory:site name=a,b": ("'a,b' is no name of a package", "give it one with name="),
     "directory:site version=one!": ("'one!' is no version of a package", ""),
+    "directory:site without=a,": ("without=a, names no files", "*.pyc"),
+    "directory:site without=a/b": ("without=a/b names no files", ""),
     "directory:site arch=z80": ("unknown architecture 'z80'", "known: aarch64, x86_64"),
 }
 

@@ -39,8 +39,10 @@ def wanted(request: Request, source: str, known: Sequence[str]) -> list[Wanted]:
         raise Problem(f"{source}: brings packages alone, neither kernel nor firmware", "take those from debian:")
     found = []
     for text in request.packages:
-        place, options = words(text, (*known, "arch"))
-        if arches.arch(options.get("arch", request.arch)).name == request.arch:
+        with kept.told(source):
+            place, options = words(text, (*known, "arch"))
+            only = arches.arch(options.get("arch", request.arch)).name
+        if only == request.arch:
             found.append(Wanted(place, {name: value for name, value in options.items() if name != "arch"}))
     return found
 
@@ -69,7 +71,7 @@ def each_once(pins: Sequence[Pin]) -> tuple[Pin, ...]:
 
 def path_with(place: str, options: Mapping[str, str]) -> str:
     """A pin's path with what else its source must know."""
-    more = urlencode(sorted(options.items()), quote_via=quote, safe="/@+,:")
+    more = urlencode(sorted(options.items()), quote_via=quote, safe="/@+,:*")
     return f"{place}#{more}" if more else place
 
 

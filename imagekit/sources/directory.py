@@ -7,9 +7,11 @@ here, and what it means is for the image to say. Sockets, fifos and devices are 
 
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from fnmatch import fnmatchcase
 from hashlib import sha256
 from pathlib import Path
+from typing import NamedTuple
 
 from imagekit import kept
 from imagekit.errors import Problem
@@ -17,7 +19,14 @@ from imagekit.package import BESIDE, Package, Pin, Progress, Request, Resolved, 
 from imagekit.sources import _beside, _placed, _tar
 from imagekit.store import Store
 
-OPTIONS = ("prefix", "name", "version")
+OPTIONS = ("prefix", "without", "name", "version")
+
+
+class Where(NamedTuple):
+    """A folder, less what is called by one of some names wherever it lies in it."""
+
+    path: Path
+    without: tuple[str, ...]  # shell patterns of names
 
 
 def resolve(requests: Sequence[Request], store: Store) -> list[Resolved]:
@@ -37,27 +46,38 @@ def packages(pins: Sequence[Pin], store: Store, progress: Progress, *, folder: P
 def check(pins: Sequence[Pin], folder: Path) -> None:
     """Raise Problem when a folder is not what was locked."""
     for pin in pins:
-        place = _beside.split(pin)[0]
-        with _beside.told("directory", place):
+        with _beside.told("directory", _beside.split(pin)[0]):
             rows: dict[str, kept.Row] = {}
-            for _ in _contents(_beside.path(folder, place), rows):
+            for _ in _contents(_where(*_beside.split(pin), folder), rows):
                 pass
             _beside.check_digest(_placed.digest(rows), pin)
 
 
 def inputs(pins: Sequence[Pin], folder: Path) -> list[Path]:
     """The folders with all below them; of a link that is changed its folder tells."""
-    places = _beside.files(pins, folder)
-    return [path for place in places for path in (place, *place.rglob("*")) if not path.is_symlink()]
+    found = []
+    for pin in pins:
+        where = _where(*_beside.split(pin), folder)
+        found += [where.path, *(path for _, path, state in _found(where) if not stat.S_ISLNK(state.st_mode))]
+    return found
+
+
+def _where(place: str, options: Mapping[str, str], folder: Path) -> Where:
+    without = tuple(options["without"].split(",")) if "without" in options else ()
+    for name in without:
+        if not name or "/" in name:
+            raise Problem(f"without={options['without']} names no files", "names, or *.pyc, with commas between them")
+    return Where(_beside.path(folder, place), without)
 
 
 def _pin(asked: _beside.Wanted, folder: Path, store: Store) -> Pin:
     place = asked.place.removesuffix("/")
     with _beside.told("directory", asked.place):
-        laid = _read(_beside.path(folder, place), store)
+        laid = _read(_where(place, asked.options, folder), store)
         name, version = _beside.about(asked.options, place.rpartition("/")[2])
         size, prefix = sum(row[4] for row in laid.rows.values()), _beside.prefix(asked.options)
-        path = _beside.path_with(place, {"prefix": prefix or "/"})
+        without = {"without": asked.options["without"]} if "without" in asked.options else {}
+        path = _beside.path_with(place, {"prefix": prefix or "/", **without})
         digest = _placed.digest(laid.rows)
         pin = Pin("package", "directory", name, version, "all", size, digest, BESIDE, path)
         _placed.keep(laid, pin, store)
@@ -65,21 +85,21 @@ def _pin(asked: _beside.Wanted, folder: Path, store: Store) -> Pin:
 
 
 def _made(pin: Pin, folder: Path, store: Store) -> Package:
-    laid = _read(_beside.path(folder, _beside.split(pin)[0]), store)
+    laid = _read(_where(*_beside.split(pin), folder), store)
     _beside.check_digest(_placed.digest(laid.rows), pin)
     return _placed.keep(laid, pin, store)
 
 
-def _read(place: Path, store: Store) -> _placed.Laid:
+def _read(where: Where, store: Store) -> _placed.Laid:
     rows: dict[str, kept.Row] = {}
-    blob = store.write(_contents(place, rows))
+    blob = store.write(_contents(where, rows))
     return _placed.Laid(rows, blob)
 
 
-def _contents(place: Path, rows: dict[str, kept.Row]) -> Iterator[bytes]:
+def _contents(where: Where, rows: dict[str, kept.Row]) -> Iterator[bytes]:
     """The bytes of every file, one after another, while `rows` fills with where each lies."""
     offset = 0
-    for path, found, state in _found(place):
+    for path, found, state in _found(where):
         if stat.S_ISREG(state.st_mode):
             digest, size = sha256(), 0
             for piece in _file(found):
@@ -105,13 +125,14 @@ def _file(path: Path) -> Iterator[bytes]:
             yield piece
 
 
-def _found(place: Path) -> Iterator[tuple[str, Path, os.stat_result]]:
+def _found(where: Where) -> Iterator[tuple[str, Path, os.stat_result]]:
     """All below a folder, sorted, as paths from it, where they lie, and their state; no link is followed."""
-    waiting, count = [""], 0
+    place, waiting, count = where.path, [""], 0
     while waiting:
         below = waiting.pop()
         try:
-            names = sorted(os.listdir(f"{place}{below}"))  # noqa: PTH208 - bytes would be lost in a Path's order
+            there = sorted(os.listdir(f"{place}{below}"))  # noqa: PTH208 - there may be many
+            names = [name for name in there if not any(fnmatchcase(name, pattern) for pattern in where.without)]
             states = {name: os.lstat(f"{place}{below}/{name}") for name in names}
         except OSError as error:
             raise Problem(f"the folder cannot be read: {error.strerror}", f"it is looked for at {place}") from error
