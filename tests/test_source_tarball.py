@@ -188,6 +188,7 @@ HOSTILE = {
     "not UTF-8": (header(b"\xff", b"0") + END, "is not UTF-8"),
     "dropped by strip": (tar([Item("README", b"x")]), "strip=1 would drop it"),
     "nothing": (END, "it holds nothing"),
+    "zip": (b"PK\3\4" + bytes(600), "it is a zip archive, not a tar"),
     "no tar": (b"hello, world\n" * 100, "neither ustar nor GNU tar"),
     "empty": (b"", "cut short"),
 }  # fmt: skip

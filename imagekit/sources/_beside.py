@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager
 from hashlib import sha256
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
-from urllib.parse import parse_qsl, quote, urlencode
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
 from imagekit import arch as arches
 from imagekit import kept
@@ -114,6 +114,19 @@ def path(folder: Path, place: str) -> Path:
     if any(part in ("", ".", "..") for part in parts) or not place.isprintable() or "#" in place:
         raise Problem("it is no path beside the definition", "name it relative to the definition's folder, without ..")
     return folder.joinpath(*parts)
+
+
+def check_address(url: str) -> None:
+    """Raise Problem for an address that a lock cannot hold."""
+    try:
+        parts = urlsplit(url)
+        is_right = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
+    except ValueError:
+        is_right = False
+    if not is_right or not re.fullmatch("[!-~]+", url):
+        raise Problem("it is no address of http or https", "a path is relative to the definition's folder")
+    if parts.query or parts.fragment or parts.username is not None:
+        raise Problem("an address with a query, a fragment or credentials is not pinned", "a lock is no place for them")
 
 
 def pieces(folder: Path, place: str) -> Iterator[bytes]:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from hashlib import sha512
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING
 
 from imagekit import kept
@@ -43,9 +44,10 @@ def resolve(requests: Sequence[Request], store: Store) -> list[Resolved]:
 
 def packages(pins: Sequence[Pin], store: Store, progress: Progress, *, folder: Path) -> list[Package]:
     """The packages of these pins, fetched and laid out once."""
-    lacking = {pin.sha256: pin for pin in pins if not (_placed.load(pin, store) or store.has(pin.sha256))}
-    _fetch([pin for pin in lacking.values() if pin.archive != BESIDE], pins, folder, store)
-    return _beside.each(pins, progress, lambda pin: _placed.load(pin, store) or _made(pin, folder, store))
+    found = {pin: _placed.load(pin, store) for pin in pins}
+    lacking = {pin.sha256: pin for pin in pins if not (found[pin] or store.has(pin.sha256))}
+    _fetch([pin for pin in lacking.values() if pin.archive != BESIDE], pins, folder, store=store, progress=progress)
+    return _beside.each(pins, progress, lambda pin: found[pin] or _made(pin, folder, store))
 
 
 def _lock(asked: _beside.Wanted, request: Request, store: Store, pins: list[Pin], said: list[str]) -> None:
@@ -58,6 +60,10 @@ def _lock(asked: _beside.Wanted, request: Request, store: Store, pins: list[Pin]
     path = _beside.path_with(asked.place, {"prefix": prefix})
     pins.append(Pin("package", "npm", project.name, project.version, "all", len(data), digest, BESIDE, path))
     modules = [module for module in project.modules if module.sha512]
+    for module in modules:
+        if not _registry.is_registrys(module.name, module.resolved):
+            with kept.told(module.place):
+                _beside.check_address(module.resolved)
     digests = _obtain(modules, _beside.path(request.folder, asked.place).parent, store)
     same: dict[tuple[str, str, str], list[Module]] = {}
     for module in modules:
@@ -146,21 +152,27 @@ def _url(name: str, version: str, resolved: str, folder: Path) -> str:
     return f"{_registry.address(name, resolved, folder)}/{_registry.path_of(name, version, resolved)}"
 
 
-def _fetch(lacking: Sequence[Pin], pins: Sequence[Pin], folder: Path, store: Store) -> None:
+def _fetch(lacking: Sequence[Pin], pins: Sequence[Pin], folder: Path, *, store: Store, progress: Progress) -> None:
     """Bring what the store lacks of some pins into it."""
     if not lacking:
         return
     from imagekit import download
 
     beside, addresses = _beside_lock(pins, folder, store)
+    size, done = sum(pin.size for pin in lacking), 0
 
-    def take(line: "Line", pin: Pin) -> str:
+    def take(line: "Line", pin: Pin) -> None:
+        nonlocal done
         place, name = _beside.split(pin)[0], pin.name
         resolved = place if pin.archive == URL else addresses.get((name, pin.version), "")
         url = place if pin.archive == URL else f"{_registry.address(name, resolved, beside)}/{place}"
         with kept.told(f"npm: {name} {pin.version}"), _gone():
-            return download.take(line, url, pin.size, algorithm="sha256", digest=pin.sha256, store=store)
+            download.take(line, url, pin.size, algorithm="sha256", digest=pin.sha256, store=store)
+        with turns:
+            done += pin.size
+            progress(name, done, size)
 
+    turns = Lock()
     download.each(take, lacking)
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 OPTIONS = ("sha256", "strip", "prefix", "name", "version")
 SUFFIX = re.compile(r"(\.tar)?(\.(gz|xz|zst|bz2))?\Z|\.t(gz|xz|zst|bz2)\Z")
+ZIP = b"PK\3\4"
 SHA256 = re.compile(r"[0-9a-f]{64}\Z")
 
 
@@ -63,6 +64,8 @@ def _pin(asked: _beside.Wanted, folder: Path, store: Store) -> Pin:
 
 
 def _laid_out(pin: Pin, data: bytes, store: Store) -> Package:
+    if data.startswith(ZIP):
+        raise Problem("it is a zip archive, not a tar", "pack it again with tar; a wheel is for wheel:")
     options = _beside.split(pin)[1]
     rows: dict[str, kept.Row] = {}
     notes: list[str] = []
@@ -88,7 +91,7 @@ def _fetched(url: str, wanted: str, store: Store) -> bytes:
     """The bytes of this sha256, from the store, else from the server through the store."""
     from imagekit import download
 
-    _check_address(url)
+    _beside.check_address(url)
     try:
         return store.read(wanted)
     except KeyError:
@@ -103,19 +106,6 @@ def _fetched(url: str, wanted: str, store: Store) -> bytes:
         hint = "name another address that has the same bytes: the sha256 may stay as it is"
         raise Gone(f"the server has no such file: {missing.message}", hint) from missing
     return store.read(wanted)
-
-
-def _check_address(url: str) -> None:
-    """Raise Problem for an address that a lock cannot hold."""
-    try:
-        parts = urlsplit(url)
-        is_right = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
-    except ValueError:
-        is_right = False
-    if not is_right or not url.isprintable() or not url.isascii():
-        raise Problem("it is no address of http or https", "a path is relative to the definition's folder")
-    if parts.query or parts.fragment or parts.username is not None:
-        raise Problem("an address with a query, a fragment or credentials is not pinned", "a lock is no place for them")
 
 
 def _sha256(options: Mapping[str, str], *, is_address: bool) -> str:
