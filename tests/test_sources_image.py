@@ -1,6 +1,7 @@
 """An image of packages from every place beside Debian: locked, built for another architecture, and found in it."""
 
 import gzip
+import shutil
 import subprocess
 import tarfile
 from collections.abc import Iterator
@@ -112,3 +113,24 @@ def test_another_machine_builds_the_same_bytes(npm: Registry, tmp_path: Path, mo
     assert cli.main(["build", "mixed.py", "-o", "again"]) == 0
     assert (tmp_path / "again/mixed_0_aarch64.tar.gz").read_bytes() == first
     assert len(npm.mirror.requests) == asked + 4  # the tool, and three of npm's
+
+
+@pytest.mark.usefixtures("npm")
+def test_any_damage_to_the_cache_is_healed(tmp_path: Path) -> None:
+    assert cli.main(["lock", "mixed.py"]) == cli.main(["build", "mixed.py", "-o", "out"]) == 0
+    first, cache = (tmp_path / "out/mixed_0_aarch64.tar.gz").read_bytes(), tmp_path / "cache"
+    shutil.copytree(cache, tmp_path / "good", symlinks=True)
+    notes = [f"notes/{kind}" for kind in ("placed-package", "debian-package", "npm-integrity")]
+    files = [path.relative_to(cache) for kind in (*notes, "objects") for path in (cache / kind).rglob("*")]
+    damaged = [name for name in files if (cache / name).is_file()]
+    for name in damaged:
+        shutil.rmtree(cache)
+        shutil.copytree(tmp_path / "good", cache, symlinks=True)
+        for kind in ("artifacts", *(notes if name.parts[0] == "objects" else ())):
+            shutil.rmtree(cache / kind)  # so that it is looked at
+        data = (cache / name).read_bytes()
+        (cache / name).unlink()
+        (cache / name).write_bytes(data[: len(data) // 2])
+        assert cli.main(["build", "mixed.py", "-o", "again"]) == 0, name
+        assert (tmp_path / "again/mixed_0_aarch64.tar.gz").read_bytes() == first
+    assert len(damaged) > 20

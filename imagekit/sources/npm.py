@@ -45,8 +45,8 @@ def resolve(requests: Sequence[Request], store: Store) -> list[Resolved]:
 def packages(pins: Sequence[Pin], store: Store, progress: Progress, *, folder: Path) -> list[Package]:
     """The packages of these pins, fetched and laid out once."""
     found = {pin: _placed.load(pin, store) for pin in pins}
-    lacking = {pin.sha256: pin for pin in pins if not (found[pin] or store.has(pin.sha256))}
-    _fetch([pin for pin in lacking.values() if pin.archive != BESIDE], pins, folder, store=store, progress=progress)
+    lacking = {pin.sha256: pin for pin in pins if pin.archive != BESIDE and not found[pin]}
+    _fetch([pin for pin in lacking.values() if not _has(pin, store)], pins, folder, store=store, progress=progress)
     return _beside.each(pins, progress, lambda pin: found[pin] or _made(pin, folder, store))
 
 
@@ -104,7 +104,7 @@ def _commands(modules: Sequence[Module]) -> dict[str, list[str]]:
 
 
 def _each_once(pins: Sequence[Pin]) -> tuple[Pin, ...]:
-    """The pins; of two locks that bring the same package, each has its own."""
+    """The pins; raises Problem for a package that two locks bring, whose bytes would count for both."""
     seen: dict[tuple[str, str], Pin] = {}
     for pin in pins:
         if seen.setdefault((pin.name, pin.version), pin) is not pin:
@@ -135,6 +135,14 @@ def _obtain(modules: Iterable[Module], folder: Path, store: Store) -> dict[str, 
         found[module.sha512] = digest
         store.remember(KNOWN, module.sha512, digest.encode())
     return found
+
+
+def _has(pin: Pin, store: Store) -> bool:
+    """Whether the store has the bytes of a pin whole."""
+    try:
+        return bool(store.read(pin.sha256))
+    except KeyError:
+        return False
 
 
 def _known(digest: str, store: Store) -> str:
