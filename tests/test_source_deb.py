@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from debian_archive import Item, deb, folders
-from source_rig import locked, obtained, taken
+from source_rig import locked, obtained, request, taken
 
 from imagekit import plugs
 from imagekit.errors import Problem
@@ -68,6 +68,24 @@ def test_a_definition_may_name_one_for_each(arch: str, vendor: Path, store: Stor
     both = ("deb:vendor/tiny_1_amd64.deb arch=x86_64", "deb:vendor/tiny_1_arm64.deb arch=aarch64")
     (pin,) = locked(vendor.parent, *both, store=store, arch=arch)
     assert pin.architecture == {"x86_64": "amd64", "aarch64": "arm64"}[arch]
+
+
+NEEDS = {
+    "nothing": ({}, ()),
+    "one": ({"Depends": "libc6 (>= 2.36)"}, ("deb: tiny needs libc6 (>= 2.36); name what the image lacks",)),
+    "before, and folded": ({"Pre-Depends": "dpkg", "Depends": "a |\n b,\n\tc"},
+                           ("deb: tiny needs dpkg, a | b, c; name what the image lacks",)),
+    "a terminal's words": ({"Depends": "a\x1b[2J"}, ("deb: tiny needs a\\x1b[2J; name what the image lacks",)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("fields", "said"), NEEDS.values(), ids=NEEDS)
+def test_what_it_depends_on_is_said(
+    fields: dict[str, str], said: tuple[str, ...], tmp_path: Path, store: Store
+) -> None:
+    (tmp_path / "tiny.deb").write_bytes(deb("tiny", ITEMS, fields=fields))
+    (found,) = plugs.load("sources", "deb").resolve([request(tmp_path, "tiny.deb")], store)
+    assert found.said == said
 
 
 CHANGES: dict[str, tuple[Callable[[Path], object], str]] = {

@@ -62,6 +62,14 @@ def convert(data: bytes, digest: str, store: Store) -> Package:
     return replace(package, digest=columns["digest"])
 
 
+def depends(data: bytes) -> str:
+    """What the package in these bytes says that it cannot do without, "" for nothing; read, not resolved."""
+    text = re.sub(r"\n[ \t]", " ", _control(*_only(dict(_ar_members(data)), "control.tar")).get("control", ""))
+    found = (line.partition(":") for line in text.splitlines())
+    needed = [value.strip() for name, _, value in found if name in ("Pre-Depends", "Depends") and value.strip()]
+    return " ".join(", ".join(needed).split())
+
+
 def _licence(row: kept.Row | None, blob: Path) -> str:
     """What the copyright file states; "" where there is none, or it lies in another package."""
     if row is None or row[0] != "file":

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from imagekit import arch as arches
 from imagekit.errors import Problem
+from imagekit.host import printable
 from imagekit.package import Package, Pin, Progress, Request, Resolved, Source
 from imagekit.sources import _beside, _deb
 from imagekit.store import Store
@@ -15,10 +16,15 @@ from imagekit.store import Store
 
 def resolve(requests: Sequence[Request], store: Store) -> list[Resolved]:
     """A pin for each .deb, by what its control file says."""
-    return [
-        Resolved(_beside.each_once([_pin(one, request, store) for one in _beside.wanted(request, "deb", ())]), ())
-        for request in requests
-    ]
+    found = []
+    for request in requests:
+        pins = _beside.each_once([_pin(one, request, store) for one in _beside.wanted(request, "deb", ())])
+        needs = {pin.name: _deb.depends(store.read(pin.sha256)) for pin in pins}
+        said = [
+            f"deb: {name} needs {printable(of.encode())}; name what the image lacks" for name, of in needs.items() if of
+        ]
+        found.append(Resolved(pins, (), tuple(said)))
+    return found
 
 
 def packages(pins: Sequence[Pin], store: Store, progress: Progress, *, folder: Path) -> list[Package]:
