@@ -24,6 +24,7 @@ KNOWN = (
     "compare",
     "full",
     "cache-size",
+    "shared-cache",
 )
 
 

@@ -87,4 +87,4 @@ def small(tmp_path: Path) -> Iterator[Path]:
     if subprocess.run(words, capture_output=True, check=False).returncode:
         pytest.skip("this machine does not mount a tmpfs for us")
     yield folder
-    subprocess.run(["umount", folder], check=True)
+    subprocess.run(["umount", "--lazy", folder], check=True)  # a store that was opened there is in use still

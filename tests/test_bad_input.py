@@ -48,7 +48,7 @@ def test_a_full_disk_is_told_by_every_format_and_nothing_half_done_is_left(forma
     assert "make room" in told.value.hint
     assert str(small) in f"{told.value.message} {told.value.hint}"
     kept = [path.relative_to(small / "cache") for path in small.rglob("*") if path.is_file()]
-    assert {path.parts[0] for path in kept} <= {"objects", "notes", "locks"}
+    assert {path.parts[0] for path in kept} <= {"objects", "notes", "locks", "in-use"}
     for path in small.glob("cache/objects/*/*"):
         assert sha256(path.read_bytes()).hexdigest() == path.name
 

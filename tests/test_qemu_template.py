@@ -355,4 +355,4 @@ def test_a_small_disk_is_full_under_a_template(tmp_path: Path) -> None:
                 assert guest.run("uname -m").text == "aarch64"
         assert not templates(store)
     finally:
-        subprocess.run(["umount", str(small)], check=True)
+        subprocess.run(["umount", "--lazy", str(small)], check=True)

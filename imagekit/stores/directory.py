@@ -2,11 +2,12 @@
 
 import os
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from hashlib import sha256
+from itertools import chain
 from pathlib import Path
 
-from imagekit import host, inuse
+from imagekit import host, inuse, shared
 from imagekit.beside import summed
 from imagekit.errors import RigProblem
 from imagekit.stamp import cache_location
@@ -25,7 +26,7 @@ def open_store(location: Path | None = None) -> Store:
     _private(root)
     inuse.enter(root)
     _sweep(root)
-    used = set[str]()
+    used, others = set[str](), list[shared.Shared | None]()
 
     def path(digest: str) -> Path:
         if len(digest) != 64 or not digest.isalnum():
@@ -37,14 +38,31 @@ def open_store(location: Path | None = None) -> Store:
         return found
 
     def read(digest: str) -> bytes:
+        data = own(digest)
+        if data is None and adopted(digest):
+            data = own(digest)
+        if data is None:
+            raise KeyError(digest)
+        return data
+
+    def own(digest: str) -> bytes | None:
         try:
             data = path(digest).read_bytes()
         except FileNotFoundError:
-            raise KeyError(digest) from None
+            return None
         if sha256(data).hexdigest() != digest:
             set_aside(path(digest), root)
-            raise KeyError(digest)
+            return None
         return data
+
+    def has(digest: str) -> bool:
+        return path(digest).exists() or adopted(digest)
+
+    def adopted(digest: str) -> bool:
+        """Whether others had it in the shared cache, and we have it now."""
+        if not others:
+            others.append(shared.find(root))
+        return others[0] is not None and _adopted(others[0], digest, path(digest), root)
 
     def write(chunks: Iterable[bytes]) -> str:
         with _atomic(root) as (put, publish), summed() as total:
@@ -74,7 +92,7 @@ def open_store(location: Path | None = None) -> Store:
         made.mkdir(mode=0o700, parents=True, exist_ok=True)
         return made
 
-    return Store(str(root), lambda digest: path(digest).exists(), read, write, path, recall, remember, folder)
+    return Store(str(root), has, read, write, path, recall, remember, folder)
 
 
 def lend(location: Path, to: Path, *, keep: Callable[[str], bool], folders: Iterable[str]) -> None:
@@ -84,9 +102,9 @@ def lend(location: Path, to: Path, *, keep: Callable[[str], bool], folders: Iter
     """
     (to / "notes").mkdir(mode=0o700, parents=True)
     kinds = (kind for kind in (location / "notes").glob("*") if keep(kind.name))
-    for shared in ("objects", *(f"notes/{kind.name}" for kind in kinds), *folders):
-        (location / shared).mkdir(mode=0o700, parents=True, exist_ok=True)
-        (to / shared).symlink_to(location / shared)
+    for one in ("objects", *(f"notes/{kind.name}" for kind in kinds), *folders):
+        (location / one).mkdir(mode=0o700, parents=True, exist_ok=True)
+        (to / one).symlink_to(location / one)
 
 
 def _private(root: Path) -> None:
@@ -110,6 +128,27 @@ def _sweep(root: Path) -> None:
     with suppress(FileNotFoundError):
         for name in os.listdir(root / "drafts"):  # noqa: PTH208 - iterdir makes a Path of each, and there is rarely any
             host.remove_abandoned(root / "drafts" / name)
+
+
+def _adopted(others: shared.Shared, digest: str, final: Path, root: Path) -> bool:
+    """Whether the bytes that others have under a digest are those; the copy that was hashed is kept, and no other."""
+    try:
+        with closing(others.chunks(digest)) as chunks, summed() as total:
+            first = next(chunks, b"")  # mostly there is none, and no draft is begun
+            with _atomic(root) as (put, publish):
+                for chunk in chain([first], chunks):
+                    total.update(chunk)
+                    put(chunk)
+                found = total.hexdigest()
+                if found != digest:
+                    raise shared.Refused(f"hashes to {found}")
+                publish(final)
+    except KeyError:
+        return False
+    except shared.Refused as refused:
+        others.refuse(digest, str(refused))
+        return False
+    return True
 
 
 @contextmanager
