@@ -120,8 +120,8 @@ def test_only_what_runs_there_is_pinned(arch: str, made: Registry, tmp_path: Pat
     assert {pin.archive for pin in pins if pin.name != "shop"} == {"index"}
     (scoped,) = (pin for pin in pins if pin.name == "@scope/cli")
     assert scoped.path == (
-        "@scope/cli/-/cli-1.0.0.tgz#at=node_modules/@scope/cli&bin=run:node_modules/@scope/cli/bin/run.js"
-        "&licence=Apache-2.0&prefix=/opt/app&script=1"
+        "@scope/cli/-/cli-1.0.0.tgz#at=/opt/app/node_modules/@scope/cli"
+        "&bin=run:/opt/app/node_modules/@scope/cli/bin/run.js&licence=Apache-2.0&script=1"
     )
     assert not any(made.mirror.address in part for pin in pins for part in map(str, pin))
 
@@ -250,10 +250,31 @@ def test_a_wrong_word_is_one_message(written: str, message: str, tmp_path: Path,
         locked(tmp_path, written, store=store)
 
 
-def test_two_locks_of_one_package_are_refused(made: Registry, tmp_path: Path, store: Store) -> None:
+def test_two_locks_share_what_both_ask_for(made: Registry, tmp_path: Path, store: Store) -> None:
+    made.lock(tmp_path / "b", name="other", packages={**made.packages, "": {**made.packages[""], "name": "other"}})
+    both = locked(tmp_path, WORDS, "npm:b/package-lock.json prefix=/opt/b", store=store)
+    assert len(both) == len(locked(tmp_path, WORDS, store=store)) + 1
+    tree = tree_of(obtained(both, tmp_path, store))
+    assert below(tree, "/opt/app/node_modules") == below(tree, "/opt/b/node_modules")
+    assert tree["/opt/b/node_modules/.bin/run"].target == "../@scope/cli/bin/run.js"
+
+
+def test_two_projects_of_one_name_are_refused(made: Registry, tmp_path: Path, store: Store) -> None:
     made.lock(tmp_path / "b")
-    with pytest.raises(Problem, match=r"shop 1.0.0 comes twice"):
+    with pytest.raises(Problem, match=r"npm: shop 1\.0\.0 comes twice"):
         locked(tmp_path, WORDS, "npm:b/package-lock.json prefix=/opt/b", store=store)
+
+
+PLACES_OF_A_LOCK = ["/etc", "/opt/node_modules/../x", "/opt/../etc/node_modules/x", "node_modules/x", ""]
+
+
+@pytest.mark.usefixtures("made")
+@pytest.mark.parametrize("place", PLACES_OF_A_LOCK)
+def test_a_place_that_no_lock_names_is_refused(place: str, tmp_path: Path, store: Store) -> None:
+    pin = next(pin for pin in locked(tmp_path, WORDS, store=store) if pin.name == "deep")
+    bad = pin._replace(path=f"{pin.path.partition('#')[0]}#at={place}")
+    with pytest.raises(Problem, match=r"the lock lays it out at|is no folder of an image"):
+        plugs.load("sources", "npm").packages([bad], store, lambda *_: None, folder=tmp_path)
 
 
 def test_a_lock_that_changed_since_is_refused(made: Registry, tmp_path: Path, store: Store) -> None:
@@ -285,7 +306,7 @@ HOSTILE = {
 def test_a_hostile_tarball_is_refused(name: str, message: str, made: Registry, tmp_path: Path, store: Store) -> None:
     made.add("evil", {name: "x"})
     made.lock(tmp_path / "app")
-    with pytest.raises(Problem, match=f"evil 1.0.0: .*{message}"):
+    with pytest.raises(Problem, match=f"npm: evil 1.0.0: .*{message}"):
         locked(tmp_path, WORDS, store=store)
 
 

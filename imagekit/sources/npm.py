@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from hashlib import sha512
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from imagekit import kept
 from imagekit.errors import Problem
@@ -29,15 +29,26 @@ MAX_TARBALL = 256 << 20
 Addresses = Mapping[tuple[str, str], str]  # name and version -> where the lock found it
 
 
+class Placed(NamedTuple):
+    """A package at its place in the image."""
+
+    place: str  # "/opt/app/node_modules/express"
+    module: Module
+    commands: Sequence[str]  # COMMAND:PATH of each command that its tarball brings; ":PATH" where another has the link
+
+
 def resolve(requests: Sequence[Request], store: Store) -> list[Resolved]:
-    """A pin for each package of each lock, and one for the lock itself."""
+    """A pin for each lock, and one for each package that they ask for, wherever it will lie."""
     found = []
     for request in requests:
         pins: list[Pin] = []
-        said: list[str] = []
+        same: dict[tuple[str, str, str], list[Placed]] = {}
         for asked in _beside.wanted(request, "npm", ("prefix",)):
             with _beside.told("npm", asked.place):
-                _lock(asked, request, store, pins, said)
+                pins.append(_lock(asked, request, store, same))
+        pins += [_pin(of, store) for of in same.values()]
+        said = [f"npm: {m.name} {m.version} has an install script, which is not run"
+                for m in (of[0].module for of in same.values()) if m.has_script]  # fmt: skip
         found.append(Resolved(_each_once(pins), (), tuple(said)))
     return found
 
@@ -50,79 +61,78 @@ def packages(pins: Sequence[Pin], store: Store, progress: Progress, *, folder: P
     return _beside.each(pins, progress, lambda pin: found[pin] or _made(pin, folder, store))
 
 
-def _lock(asked: _beside.Wanted, request: Request, store: Store, pins: list[Pin], said: list[str]) -> None:
+def _lock(asked: _beside.Wanted, request: Request, store: Store, same: dict[tuple[str, str, str], list[Placed]]) -> Pin:
+    """The pin of a package-lock.json, whose packages are fetched and join `same`."""
     prefix = _beside.prefix(asked.options)
-    if not prefix:
+    if not prefix or {",", ":"} & {*prefix}:
         raise Problem("it needs prefix=...", 'where node_modules will lie: "npm:package-lock.json prefix=/opt/app"')
     digest = store.write(_beside.pieces(request.folder, asked.place))
     data = store.read(digest)
     project = _npmlock.read(data, request.arch)
-    path = _beside.path_with(asked.place, {"prefix": prefix})
-    pins.append(Pin("package", "npm", project.name, project.version, "all", len(data), digest, BESIDE, path))
     modules = [module for module in project.modules if module.sha512]
     for module in modules:
         if not _registry.is_registrys(module.name, module.resolved):
             with kept.told(module.place):
                 _beside.check_address(module.resolved)
-    digests = _obtain(modules, _beside.path(request.folder, asked.place).parent, store)
-    same: dict[tuple[str, str, str], list[Module]] = {}
+    _obtain(modules, _beside.path(request.folder, asked.place).parent, store)
+    commands = _commands(project.modules, prefix)
     for module in modules:
-        same.setdefault((module.name, module.version, module.sha512), []).append(module)
-    commands = _commands(project.modules)
-    for of in same.values():
-        pins.append(_pin(of, commands, prefix, digests[of[0].sha512], store))
-        with kept.told(f"{of[0].name} {of[0].version}"):
-            _placed.load(pins[-1], store) or _made(pins[-1], request.folder, store)
-        said += [f"npm: {of[0].name} {of[0].version} has an install script, which is not run"] * of[0].has_script
+        laid = Placed(f"{prefix}/{module.place}", module, commands.get(module.place, ()))
+        same.setdefault((module.name, module.version, module.sha512), []).append(laid)
+    path = _beside.path_with(asked.place, {"prefix": prefix})
+    return Pin("package", "npm", project.name, project.version, "all", len(data), digest, BESIDE, path)
 
 
-def _pin(of: Sequence[Module], commands: Mapping[str, list[str]], prefix: str, digest: str, store: Store) -> Pin:
-    first = of[0]
+def _pin(of: Sequence[Placed], store: Store) -> Pin:
+    """The pin of a package at one or more places; raises Problem for a tarball that is not plain and whole."""
+    first = of[0].module
+    digest = _known(first.sha512, store)
     is_url = not _registry.is_registrys(first.name, first.resolved)
     place = first.resolved if is_url else _registry.path_of(first.name, first.version, first.resolved)
-    options = {"prefix": prefix, "at": ",".join(module.place for module in of)}
-    options |= {
-        "bin": ",".join(word for module in of for word in commands.get(module.place, ())),
+    options = {
+        "at": ",".join(laid.place for laid in of),
+        "bin": ",".join(command for laid in of for command in laid.commands),
         "licence": first.licence,
         "script": "1" * first.has_script,
     }
     path = _beside.path_with(place, {name: value for name, value in options.items() if value})
-    size = store.path(digest).stat().st_size
-    return Pin("package", "npm", first.name, first.version, "all", size, digest, URL if is_url else INDEX, path)
+    size, archive = store.path(digest).stat().st_size, URL if is_url else INDEX
+    pin = Pin("package", "npm", first.name, first.version, "all", size, digest, archive, path)
+    with kept.told(f"npm: {first.name} {first.version}"):
+        _placed.load(pin, store) or _made(pin, Path(), store)
+    return pin
 
 
-def _commands(modules: Sequence[Module]) -> dict[str, list[str]]:
-    """COMMAND:PATH of each command, by the place whose tarball brings it; ":PATH" where another has the link."""
+def _commands(modules: Sequence[Module], prefix: str) -> dict[str, list[str]]:
+    """The commands of a lock by the place whose tarball brings them."""
     bundled = {module.place for module in modules if not module.sha512}
     found: dict[str, list[str]] = {}
     for place, command, file in _npmlock.links(modules):
         holder = place
         while holder in bundled:
             holder = _npmlock.holder(holder)
-        found.setdefault(holder, []).append(f"{command}:{place}/{file}")
+        found.setdefault(holder, []).append(f"{command}:{prefix}/{place}/{file}")
     return found
 
 
 def _each_once(pins: Sequence[Pin]) -> tuple[Pin, ...]:
-    """The pins; raises Problem for a package that two locks bring, whose bytes would count for both."""
+    """The pins; raises Problem for two of one name and version, which nothing later could tell apart."""
     seen: dict[tuple[str, str], Pin] = {}
     for pin in pins:
         if seen.setdefault((pin.name, pin.version), pin) is not pin:
-            raise Problem(f"npm: {pin.name} {pin.version} comes twice, by two locks or with two digests",
-                          "make one project of them, or two images")  # fmt: skip
+            raise Problem(f"npm: {pin.name} {pin.version} comes twice: two locks have that name, or disagree",
+                          "give the projects names of their own, or take the package from one place")  # fmt: skip
     return tuple(pins)
 
 
 # --- tarballs -------------------------------------------------------------------------------------------------------
 
 
-def _obtain(modules: Iterable[Module], folder: Path, store: Store) -> dict[str, str]:
-    """The tarballs of these modules in the store: the sha256 of each by its sha512."""
+def _obtain(modules: Iterable[Module], folder: Path, store: Store) -> None:
+    """Bring the tarballs of these modules into the store, and remember which is which."""
     from imagekit import download
 
-    wanted = {module.sha512: module for module in modules}
-    found = {digest: _known(digest, store) for digest in wanted}
-    lacking = [module for digest, module in wanted.items() if not found[digest]]
+    lacking = [module for module in {m.sha512: m for m in modules}.values() if not _known(module.sha512, store)]
 
     def take(line: "Line", module: Module) -> str:
         with kept.told(f"{module.name} {module.version}"), _gone():
@@ -132,9 +142,7 @@ def _obtain(modules: Iterable[Module], folder: Path, store: Store) -> dict[str, 
             )  # fmt: skip
 
     for module, digest in zip(lacking, download.each(take, lacking), strict=True):
-        found[module.sha512] = digest
         store.remember(KNOWN, module.sha512, digest.encode())
-    return found
 
 
 def _has(pin: Pin, store: Store) -> bool:
@@ -221,9 +229,10 @@ def _made(pin: Pin, folder: Path, store: Store) -> Package:
     blob = store.write(_foreign.contents(_packed.unpacked(data), rows, notes, style=style))
     options = _beside.split(pin)[1]
     for place in options.get("at", "").split(","):
-        if not _npmlock.PLACE.match(place):
+        prefix, _, rest = place.partition("/node_modules/")
+        if not _beside.prefix({"prefix": prefix}) or not _npmlock.PLACE.match(f"node_modules/{rest}"):
             raise Problem(f"the lock lays it out at {place!r}", "write it again with `imagekit lock`")
-        found |= {f"/{place}{path}": row for path, row in rows.items()}
+        found |= {f"{place}{path}": row for path, row in rows.items()}
     laid = _linked(_as_npm(found), options.get("bin", ""))
     licence = options.get("licence", "")
     return _placed.keep(
@@ -247,13 +256,13 @@ def _linked(rows: dict[str, kept.Row], commands: str) -> dict[str, kept.Row]:
     """The rows with a link in .bin for each command that is there, and its file for everybody to run."""
     for word in filter(None, commands.split(",")):
         command, _, file = word.partition(":")
-        row = rows.get(f"/{file}")
+        row = rows.get(file)
         if row is None or row[0] != "file":
             continue  # npm links nothing to it either
-        rows[f"/{file}"] = (row[0], 0o755, *row[2:])
+        rows[file] = (row[0], 0o755, *row[2:])
         folder, _, target = file.rpartition("node_modules/")
         if command:
-            rows[f"/{folder}node_modules/.bin/{command}"] = _placed.row("symlink", 0, target=f"../{target}")
+            rows[f"{folder}node_modules/.bin/{command}"] = _placed.row("symlink", 0, target=f"../{target}")
     return rows
 
 
