@@ -74,6 +74,19 @@ def alone(root: Path, *, wait: bool = False, say: Say | None = None) -> Iterator
                 os.close(_HELD.pop((os.getpid(), str(root))))
 
 
+def outlive(root: Path) -> None:
+    """Use a cache also after this process became another program, and as long as what that starts.
+
+    They get a descriptor by which nothing can be written.
+    """
+    import fcntl
+
+    with suppress(OSError):  # there is none where nothing can be removed either
+        handle = os.open(root / NAME, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        fcntl.flock(handle, fcntl.LOCK_SH)
+        os.set_inheritable(handle, True)
+
+
 def holders(root: Path) -> list[str]:
     """The other processes that use a cache, in words; those of other hosts and containers cannot be seen."""
     found = []

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import small_root
 
-from imagekit import host
+from imagekit import host, inuse
 from imagekit.artifact import Artifact, Job, Opened
 from imagekit.errors import Problem
 from imagekit.formats import tar
@@ -186,6 +186,19 @@ def test_execute_becomes_the_program(tmp_path, argv, code, words):
     if code == 9:
         before, after = done.stdout.split()[:2]
         assert before == after  # the same process
+
+
+def test_nobody_removes_the_tree_under_a_program_that_runs_in_it(tmp_path):
+    script, pipe = EXECUTE.format(tests=str(Path(__file__).parent), cache=str(tmp_path)), subprocess.PIPE
+    write = "for n in 3 4 5 6 7 8 9; do (echo no >&$n) 2> /dev/null && echo written; done; echo end"
+    argv = ["sh", "-c", f"echo runs; read line; cat /etc/hello; {write}"]
+    with subprocess.Popen([sys.executable, "-c", script, *argv], stdin=pipe, stdout=pipe, stderr=pipe) as program:
+        assert [program.stdout.readline() for _ in range(2)][1] == b"runs\n"
+        with pytest.raises(inuse.InUse, match=f"process {program.pid} "), inuse.alone(tmp_path):
+            pass
+        assert program.communicate(b"go\n")[0] == b"from the image\nend\n"
+    with inuse.alone(tmp_path):
+        pass
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
-from imagekit import host, namespace, room
+from imagekit import host, inuse, namespace, room
 from imagekit.artifact import Opened
 from imagekit.disk import folder, rootfs
 from imagekit.errors import Problem, RigProblem
@@ -66,6 +66,7 @@ def execute(opened: Opened, argv: Sequence[str], *, store: Store, env: Mapping[s
     """Become a program of the image: same process, same descriptors, same limits; returns only when that failed."""
     try:
         root = unpacked(opened, store, Rig(say=_tell))
+        inuse.outlive(Path(store.location))
         namespace.unshare(inside=0)
         namespace.stage(str(root))
         namespace.pivot()
