@@ -5,6 +5,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -139,6 +140,27 @@ def test_a_disk_that_cannot_be_written_to_is_said(
     assert open_store(small).read(digest) == b"x", "reading goes on"
     assert main(["store", "gc", "--keep", "0"]) == 1
     assert f"objects/{digest[:2]}/{digest}: Read-only file system" in capsys.readouterr().out
+    os.close(inuse._HELD.pop((os.getpid(), str(small))))
+
+
+def test_a_disk_without_a_byte_left_is_cleared(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("IMAGEKIT_CACHE", str(small))
+    store = open_store(small)
+    store.remember("kind", "key", b"note")
+    place = store.folder("artifacts") / "one"
+    place.mkdir()
+    os.link(store.path(store.write([os.urandom(1 << 20)])), place / "part")
+    with suppress(OSError), open(store.folder("templates") / "full", "wb", buffering=0) as file:
+        while file.write(bytes(4096)):
+            pass
+    found = os.statvfs(small)
+    limit = f"remount,nr_inodes={found.f_files - found.f_ffree}"
+    subprocess.run(["mount", "-o", limit, small], check=True)
+    with pytest.raises(OSError, match="No space left"):
+        (small / "one more").mkdir()
+    time.sleep(0.02)
+    assert main(["store", "gc", "--older-than", "0"]) == 0
+    assert names(small) == {"templates/full"}, "which is no folder, and nobody's"
     os.close(inuse._HELD.pop((os.getpid(), str(small))))
 
 

@@ -13,7 +13,7 @@ import pytest
 import test_build
 from debian_archive import Archive, archive
 
-from imagekit import build, care, clearing, definition, inuse, key
+from imagekit import artifact, build, care, clearing, definition, inuse, key
 from imagekit import store as stores
 from imagekit.cli import main
 from imagekit.store import Store
@@ -259,3 +259,24 @@ def test_whatever_one_thing_is_missing_a_build_is_the_same(project: Path, root: 
         (root / name).unlink(missing_ok=True)
         assert built(project) == expected, name
         shutil.rmtree(root / "artifacts")
+
+
+def test_builds_and_gcs_at_once_are_all_right(project: Path) -> None:
+    pipe, expected = subprocess.PIPE, built(project)
+    os.close(inuse._HELD.pop((os.getpid(), str(project / "cache"))))  # else each waits for us
+    command = [sys.executable, "-m", "imagekit.cli"]
+    gc = [*command, "store", "gc", "--older-than", "0", "--wait"]
+    running = []
+    for turn in range(5):
+        build_ = [*command, "build", "tiny.py", "--format", "kernel_initrd", "-o", f"out-{turn}"]
+        running += [subprocess.Popen(words, stdout=pipe, stderr=pipe, text=True) for words in (build_, gc, build_)]
+        time.sleep(0.2)
+    for process in running:
+        said = process.communicate(timeout=60)
+        assert process.returncode == 0, said
+    signer = key.read(KEY)
+    for turn in range(5):
+        (manifest,) = (project / f"out-{turn}").glob("*.manifest.json")
+        made = artifact.load(manifest)
+        made.verify(signer)
+        assert made.digest == expected
