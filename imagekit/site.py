@@ -5,7 +5,7 @@ is verified by its signatures, and a blob by its name, which is the sha256 of it
 """
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -53,7 +53,7 @@ class Site:
     place: str  # as it may be shown
     read: Callable[[str, int], bytes]  # (path, limit): the whole file; raises Missing, or RigProblem if it is larger
     bring: Callable[[Sequence[Blob], Store, Beat, float], None]  # those blobs, verified, into a store, until a moment
-    lacks: Callable[[Sequence[str]], Iterable[str]] = lambda paths: paths  # which of the paths it has no file at
+    lacks: Callable[[Mapping[str, int]], Iterable[str]] = tuple  # (path -> size): where it has no file of that size
     write: Callable[[Sequence[tuple[str, bytes]]], None] = _cannot  # files in this order, each whole or not at all
     settle: Callable[[], None] = _cannot  # returns when all that was written outlives a power cut
     lock: Callable[[], AbstractContextManager[None]] = _cannot_lock  # among all who publish

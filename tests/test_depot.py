@@ -148,6 +148,17 @@ def test_a_damaged_cache_is_mended(depot: Depot, reader: Reader, tmp_path: Path)
     assert reader.pull().artifact.verified(IMAGE_KEY)
 
 
+def test_what_a_power_cut_left_too_short_is_published_again(depot: Depot, reader: Reader, tmp_path: Path) -> None:
+    """Blobs that no index named yet: they are there by name, and not by size."""
+    artifact = made(tmp_path / "made")
+    depot.publish(artifact)
+    blobs = sorted(path for path in (depot.place / "blobs").rglob("*") if path.is_file())
+    for number, path in enumerate(blobs):
+        path.write_bytes(path.read_bytes()[: path.stat().st_size * number // len(blobs)])
+    assert depot.publish(artifact).blobs == len(blobs)
+    assert reader.pull().artifact.verified(IMAGE_KEY)
+
+
 def test_nothing_is_left_of_a_pull_that_failed(depot: Depot, reader: Reader, tmp_path: Path) -> None:
     depot.publish(made(tmp_path / "made"))
     blobs = sorted(path for path in (depot.place / "blobs").rglob("*") if path.is_file())

@@ -50,7 +50,7 @@ def create(
 ) -> bytes:
     """A new, empty index; gives the root that is to be handed to everybody who shall trust it."""
     with site.lock():
-        if not list(site.lacks([TIMESTAMP])):
+        if is_at(site):
             raise Problem(f"{site.place} is a depot already", "`imagekit depot keys` shows who keeps it")
         root = Metadata(Root(expires=_until("root", days), consistent_snapshot=True))
         for role in roles.ROLES:
@@ -61,6 +61,15 @@ def create(
         site.write([("metadata/1.root.json", text)])
         _write(site, held, REST, keys=available, days=days, step=0)
     return text
+
+
+def is_at(site: Site) -> bool:
+    """Whether a site has an index, whoever keeps it."""
+    try:
+        site.read(TIMESTAMP, LIMITS["timestamp"])
+    except Missing:
+        return False
+    return True
 
 
 def load(site: Site, trusted: bytes, *, least: int = 0) -> Held:

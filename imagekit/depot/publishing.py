@@ -43,7 +43,7 @@ class Blobs:
 
     def flush(self) -> None:
         """Bring there what is pending."""
-        lacking = set(self._site.lacks(list(self._pending)))
+        lacking = set(self._site.lacks({path: len(data) for path, data in self._pending.items()}))
         files = [(path, data) for path, data in self._pending.items() if path in lacking]
         if files:
             self._site.write(files)

@@ -24,7 +24,7 @@ def open_site(place: str) -> Site:
         place=str(root),
         read=partial(_read, root),
         bring=partial(_bring, root),
-        lacks=lambda paths: [path for path in paths if not (root / path).exists()],
+        lacks=lambda sizes: [path for path, size in sizes.items() if _size(root / path) != size],
         write=partial(_write, root),
         settle=partial(_settle, root),
         lock=partial(_lock, root),
@@ -58,6 +58,14 @@ def _bring(root: Path, blobs: Sequence[Blob], store: Store, beat: Beat, until: f
         beat(len(data))
 
 
+def _size(path: Path) -> int:
+    """Of a file; -1 where there is none. A power cut leaves files that are too short, which shall be written again."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return -1
+
+
 def _write(root: Path, files: Sequence[tuple[str, bytes]]) -> None:
     try:
         drafts = root / DRAFTS
@@ -75,6 +83,8 @@ def _put(draft: Path, final: Path, data: bytes) -> None:
         try:
             file.write(data)
             file.flush()
+            if final.exists():  # or a power cut may leave neither the old nor the new one
+                os.fsync(file.fileno())
             draft.replace(final)
         finally:
             draft.unlink(missing_ok=True)

@@ -21,7 +21,7 @@ def _init(asked: Namespace) -> int:
     from imagekit.depot import index, roles, trust
 
     place, folder = site.at(asked.place), _folder(asked)
-    if not list(place.lacks(["metadata/timestamp.json"])):
+    if index.is_at(place):
         raise Problem(f"{place.place} is a depot already", "`imagekit depot keys` shows who keeps it")
     made = {role: _new(folder, role, asked.roots if role == "root" else 1) for role in roles.ROLES}
     root = index.create(place, made, thresholds={"root": asked.threshold}, days={})
