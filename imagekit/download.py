@@ -195,7 +195,7 @@ def fetch(
     except Missing as missing:
         raise Gone(
             f"{path}: the mirror has dropped this file",
-            "`imagekit lock` would pin what the mirror holds now; an archive of old packages may still have this one",
+            "`imagekit lock` would pin what the mirror holds now; a depot (IMAGEKIT_DEPOT) may still have this one",
         ) from missing
 
 

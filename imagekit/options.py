@@ -25,6 +25,7 @@ KNOWN = (
     "full",
     "cache-size",
     "shared-cache",
+    "depot",
 )
 
 

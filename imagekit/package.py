@@ -139,4 +139,5 @@ class Source:
     packages: Callable[..., list[Package]]  # (pins, store, progress, *, folder): fetches and converts what is lacking
     check: Callable[[Sequence[Pin], Path], None] = nothing_beside  # raises Problem when what lies beside has changed
     inputs: Callable[[Sequence[Pin], Path], list[Path]] = no_inputs  # what lies beside the definition and is read
+    files: Callable[[Sequence[Pin], Store, Progress], None] | None = None  # brings into a store what pins name
     needs_python: bool = False  # whether `resolve` wants to know the image's Python, and so comes last

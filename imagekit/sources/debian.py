@@ -6,7 +6,7 @@ imagekit/mirror.py.
 """
 
 from collections.abc import Callable, Collection, Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, NamedTuple
@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from imagekit import arch as arches
 from imagekit import host, mirror
 from imagekit.errors import Problem
-from imagekit.package import Archive, Package, Pin, Progress, Request, Resolved, Source
-from imagekit.sources import _deb
+from imagekit.package import Archive, Gone, Package, Pin, Progress, Request, Resolved, Source
+from imagekit.sources import _deb, _dropped
 from imagekit.store import Store
 
 if TYPE_CHECKING:  # at run time only where they are used: a warm build asks nobody
@@ -75,6 +75,18 @@ def packages(pins: Sequence[Pin], store: Store, progress: Progress, *, folder: P
     if lacking:
         found |= _obtained(lacking.values(), store, progress)
     return [_checked(found[pin.sha256], pin) for pin in pins]
+
+
+def files(pins: Sequence[Pin], store: Store, progress: Progress) -> None:
+    """Bring the packages of these pins into a store, just as the archive has them."""
+    from imagekit import download
+
+    place, tally = cache(mirror.find), Tally(progress, sum(pin.size for pin in pins))
+
+    def one(line: "Line", pin: Pin) -> None:
+        _bytes(line, place, pin, store, tally)
+
+    download.each(one, pins)
 
 
 def _wanted(request: Request) -> tuple[Wanted, ...]:
@@ -177,23 +189,18 @@ def _obtained(lacking: Collection[Pin], store: Store, progress: Progress) -> dic
 
 
 def _bytes(line: "Line", place: Callable[[], mirror.Mirror], pin: Pin, store: Store, tally: Tally) -> bytes:
-    """The bytes of a pin, from the store if it has them, else from the mirror through the store."""
+    """The bytes of a pin, from the store if it has them, else through it from the mirror, or from a depot."""
     from imagekit import download
 
     try:
         data = store.read(pin.sha256)
         tally.add(pin.name, pin.size)
     except KeyError:
-        address = place().address(pin.archive)
-        download.fetch(
-            line,
-            address,
-            pin.path,
-            size=pin.size,
-            digest=pin.sha256,
-            store=store,
-            beat=lambda n: tally.add(pin.name, n),
-        )
+        address, beat = place().address(pin.archive), partial(tally.add, pin.name)
+        try:
+            download.fetch(line, address, pin.path, size=pin.size, digest=pin.sha256, store=store, beat=beat)
+        except Gone as gone:
+            _dropped.bring(pin, store, beat, gone)
         data = store.read(pin.sha256)
     return data
 
@@ -217,4 +224,4 @@ def _checked(package: Package | None, pin: Pin) -> Package:
     return package
 
 
-SOURCE = Source(resolve=resolve, packages=packages)
+SOURCE = Source(resolve=resolve, packages=packages, files=files)
