@@ -1,4 +1,4 @@
-"""Site: where a depot lies (a directory, an HTTP(S) address), as a value of functions.
+"""Site: where a depot lies (a directory, an HTTP(S) or ssh address), as a value of functions.
 
 A plug in sites/ makes one, and is named after the scheme of its places. Nothing that a site gives is trusted: metadata
 is verified by its signatures, and a blob by its name, which is the sha256 of its bytes.
@@ -16,7 +16,7 @@ from imagekit.errors import Problem, RigProblem
 from imagekit.store import Store
 
 DIRECTORY = "directory"
-SCHEMES = {"http": "http", "https": "http"}  # of an address -> the plug that reads it
+SCHEMES = {"http": "http", "https": "http", "ssh": "ssh"}  # of an address -> the plug that reads it
 PATH = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+~-]{0,254}(/[A-Za-z0-9_][A-Za-z0-9._+~-]{0,254}){0,7}\Z")
 DIGEST = re.compile(r"[0-9a-f]{64}\Z")
 Beat = Callable[[int], None]  # so many more bytes have come
@@ -39,11 +39,11 @@ class Missing(RigProblem):
 
 
 def _cannot(*_: object) -> None:
-    raise Problem("nothing can be published there: it is read only", "publish to a directory")
+    raise Problem("nothing can be published there: it is read only", "publish to a directory, or by ssh")
 
 
 def _cannot_lock() -> AbstractContextManager[None]:
-    raise Problem("nothing can be published there: it is read only", "publish to a directory")
+    raise Problem("nothing can be published there: it is read only", "publish to a directory, or by ssh")
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Site:
 
 
 def at(place: str) -> Site:
-    """The site of a place as a user writes it: a path, or http(s)://HOST/PATH."""
+    """The site of a place as a user writes it: a path, http(s)://HOST/PATH or ssh://USER@HOST/PATH."""
     scheme = urlsplit(place).scheme if "://" in place else ""
     if scheme and scheme not in SCHEMES:
         raise Problem(f"cannot read from {scheme}: addresses", f"known: a directory, {', '.join(SCHEMES)}")

@@ -98,7 +98,7 @@ ACTIONS = {"init": _init, "keys": _keys, "refresh": _refresh, "rotate": _rotate}
 def define(verb: ArgumentParser) -> None:
     """What it takes."""
     verb.add_argument("action", choices=tuple(ACTIONS), help="make one; show its keys; sign its index anew; new keys")
-    verb.add_argument("place", metavar="PLACE", help="the depot's directory")
+    verb.add_argument("place", metavar="PLACE", help="the depot's directory, here or ssh://HOST/PATH")
     verb.add_argument("--keys", nargs="+", type=Path, default=[Path("depot-keys")], metavar="FILE",
                       help="secret keys, or folders of them (default: depot-keys)")  # fmt: skip
     verb.add_argument("--roots", type=int, default=1, metavar="N", help="init: how many root keys (default: 1)")

@@ -20,7 +20,7 @@ def run(asked: Namespace) -> int:
 
 def define(verb: ArgumentParser) -> None:
     """What it takes."""
-    verb.add_argument("place", metavar="PLACE", help="a directory, or http(s)://HOST/PATH")
+    verb.add_argument("place", metavar="PLACE", help="a directory, or http(s):// or ssh://HOST/PATH")
     verb.add_argument("--root", metavar="ROOT", help="trust the depot by this root.json, or sha256:DIGEST of it")
 
 

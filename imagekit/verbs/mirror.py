@@ -24,7 +24,9 @@ def run(asked: Namespace) -> int:
 def define(verb: ArgumentParser) -> None:
     """What it takes."""
     verb.add_argument("lock", nargs="+", type=Path, metavar="LOCK", help="what `imagekit lock` wrote")
-    verb.add_argument("--to", dest="place", required=True, metavar="DEPOT", help="the depot's directory")
+    verb.add_argument(
+        "--to", dest="place", required=True, metavar="DEPOT", help="the depot's directory, here or ssh://HOST/PATH"
+    )
     usage.mirror(verb)
 
 

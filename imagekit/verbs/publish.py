@@ -27,7 +27,7 @@ def run(asked: Namespace) -> int:
 def define(verb: ArgumentParser) -> None:
     """What it takes."""
     verb.add_argument("path", nargs="+", type=Path, metavar="ARTIFACT", help="a manifest, or any part of an artifact")
-    verb.add_argument("place", metavar="PLACE", help="the depot's directory")
+    verb.add_argument("place", metavar="PLACE", help="the depot's directory, here or ssh://HOST/PATH")
     verb.add_argument("--keys", nargs="+", type=Path, required=True, metavar="FILE", help="role keys, or their folder")
     verb.add_argument("--root", metavar="ROOT", help="trust the depot by this root.json, or sha256:DIGEST of it")
     verb.add_argument("--replace", action="store_true", help="publish other bytes for a version that is there already")

@@ -28,7 +28,7 @@ def define(verb: ArgumentParser) -> None:
     """What it takes."""
     verb.add_argument("name", metavar="NAME[:VERSION]", help="default: the version that was published last")
     verb.add_argument(
-        "--from", dest="place", required=True, metavar="PLACE", help="a directory, or http(s)://HOST/PATH"
+        "--from", dest="place", required=True, metavar="PLACE", help="a directory, or http(s):// or ssh://HOST/PATH"
     )
     verb.add_argument("--arch", default="", help="where the depot has several")
     verb.add_argument("--format", default="", help="where the depot has several")
