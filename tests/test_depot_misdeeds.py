@@ -7,11 +7,11 @@ from time import monotonic, sleep
 
 import pytest
 from debian_mirror import Answer, Mirror, serving
-from depot_rig import Depot, Reader, made
+from depot_rig import Depot, Reader, made, noise
 
 from imagekit import download, site
-from imagekit.depot import pulling
-from imagekit.errors import Problem
+from imagekit.depot import index, pulling
+from imagekit.errors import Problem, RigProblem
 
 CALM = download.Patience(stall=20, start=60, tries=2, pause=0.01)
 HASTY = download.Patience(stall=0.3, start=1, slowest=1e9, tries=2, pause=0.01)
@@ -156,3 +156,17 @@ def test_a_host_that_is_slow_with_every_blob_is_too_slow_with_all(
     with pytest.raises(Problem, match="too slow"):
         reader.pull()
     assert depot.place.is_dir()
+
+
+def test_an_index_behind_the_blobs_is_the_old_index(
+    depot: Depot, reader: Reader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Publication ends when all is there but the index: readers see the old image, and the rest is not moved again."""
+    second = made(tmp_path / "2", version="2", parts={"kernel": noise(9, 300_000)})
+    with monkeypatch.context() as ending:
+        ending.setattr(index, "add", lambda *_, **__: (_ for _ in ()).throw(RigProblem("the power went")))
+        with pytest.raises(RigProblem, match="the power went"):
+            depot.publish(second)
+    assert reader.pull().artifact.manifest["version"] == "1"
+    assert depot.publish(second).blobs == 0
+    assert reader.pull().artifact.manifest["version"] == "2"
