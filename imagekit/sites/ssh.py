@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from hashlib import sha256
 from math import inf
+from threading import Timer
 from time import monotonic
 from typing import NamedTuple
 from urllib.parse import SplitResult, unquote, urlsplit
@@ -26,7 +27,7 @@ from imagekit.store import Store
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,254}\Z")  # of a user, a host: never what ssh takes for an option
 OPTIONS = ("-T", "-o", "BatchMode=yes", "-o", "ServerAliveInterval=15", "-o", "ForwardAgent=no", "-o", "LogLevel=ERROR")
 ABSENT = 44  # what our scripts end with when there is no such file; ssh's own faults are 255
-WAIT = 600.0  # seconds for another publisher
+WAIT = 600.0  # seconds for another publisher, and for a host that says nothing
 HINT = "try `ssh {host}` first: its host key must be known, and a key or an agent must let you in"
 # Names are words of the site's own alphabet, which needs no quoting in a list of lines.
 READ = "cd {root} 2>/dev/null && [ -f {path} ] || exit 44; exec head -c {limit} < {path}"
@@ -166,12 +167,18 @@ def _lock(at: Place) -> Iterator[None]:
     """Alone among publishers, those on that machine too, for as long as the connection lasts."""
     from subprocess import PIPE, TimeoutExpired
 
-    argv = _command(at, LOCK, wait=int(WAIT), name="publishing.lock")
+    argv = _command(at, LOCK, wait=int(WAIT * 0.9), name="publishing.lock")
     process = host.launch(argv, env=_environment(), stdin=PIPE, stdout=PIPE, stderr=PIPE)
     try:
         assert process.stdout
         assert process.stderr
-        if process.stdout.readline(100) != b"locked\n":
+        silence = Timer(WAIT, host.kill, [process])
+        silence.start()
+        try:
+            answer = process.stdout.readline(100)
+        finally:
+            silence.cancel()
+        if answer != b"locked\n":
             said = host.printable(process.stderr.read(500)).strip()
             raise RigProblem(f"{at.shown} cannot be locked: {said}", HINT.format(host=at.ssh[-1]))
         yield
