@@ -70,13 +70,18 @@ def _data(path: str, entry: Entry) -> bytes:
 
 
 def _record(path: str, entry: Entry, inode: int, *, links: int, data: bytes, mode: int | None = None) -> bytes:
+    return head(path, entry, inode, links=links, size=len(data), mode=mode) + data + bytes(-len(data) % 4)
+
+
+def head(path: str, entry: Entry, inode: int, *, links: int, size: int, mode: int | None = None) -> bytes:
+    """What stands before a member's bytes."""
     name = _bytes(path.lstrip("/")) + b"\0"
     if len(name) > LONGEST or any(len(part) > LONGEST_NAME for part in name[:-1].split(b"/")):
         raise Problem(f"{path}: an initrd takes names of {LONGEST_NAME} bytes and paths of {LONGEST - 1} at most")
     full_mode = TYPES[entry.kind] | entry.mode if mode is None else mode
-    numbers = (inode, full_mode, entry.uid, entry.gid, links, 0, len(data), 0, 0, *entry.device, len(name), 0)
-    head = b"070701" + b"".join(b"%08X" % number for number in numbers) + name
-    return head + bytes(-len(head) % 4) + data + bytes(-len(data) % 4)
+    numbers = (inode, full_mode, entry.uid, entry.gid, links, 0, size, 0, 0, *entry.device, len(name), 0)
+    made = b"070701" + b"".join(b"%08X" % number for number in numbers) + name
+    return made + bytes(-len(made) % 4)
 
 
 def _bytes(text: str) -> bytes:

@@ -3,7 +3,7 @@
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Sequence
 
-from imagekit import artifact, provenance, rebuild, tested, usage
+from imagekit import artifact, deep, provenance, rebuild, tested, usage
 from imagekit.artifact import Artifact
 from imagekit.key import Key
 from imagekit.usage import Verb
@@ -18,6 +18,9 @@ def run(asked: Namespace) -> int:
         signer = _asked.signer(made, keys)
         made.verify(signer)
         print(f"{path}: signed by {signer.id}: {made.name} {made.manifest['version']} {made.arch} {made.format}")
+        if asked.deep:
+            for line in deep.check(made, key=signer, store=_asked.store(), allow_rollback=asked.allow_rollback):
+                _asked.show(f"  {line}")
         for option, check in PROOFS.items():
             if getattr(asked, option):
                 print("".join(f"  {line}\n" for line in check(made, keys, asked)), end="")
@@ -34,6 +37,9 @@ PROOFS: dict[str, Callable[[Artifact, Sequence[Key], Namespace], Sequence[str]]]
 def define(verb: ArgumentParser) -> None:
     """What it takes."""
     usage.paths(verb, "manifests, or any part of an artifact")
+    verb.add_argument("--deep", action="store_true", help="every file of the tree and every package, too")
+    verb.add_argument("--allow-rollback", action="store_true",
+                      help="deep: take an image that is older than one that was seen")  # fmt: skip
     verb.add_argument("--provenance", action="store_true", help="there must be a signed provenance that fits it")
     verb.add_argument("--tested", action="store_true", help="a signed test run must have passed it (pytest --attest)")
     verb.add_argument("--rebuilt", action="store_true", help="others must have built it again, the same")
@@ -46,6 +52,7 @@ VERB = Verb(
     define,
     (
         "verify out/web_1_aarch64.initrd --key imagekit.pub",
+        "verify --deep out/web_1_x86_64.initrd --key imagekit.pub",
         "verify out/web_1_x86_64.img --tested --rebuilt --require 2 --key A.pub --key B.pub --key C.pub",
     ),
 )
