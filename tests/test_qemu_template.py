@@ -16,7 +16,7 @@ import pytest
 from fake_rig import FakeTools, opened
 from test_qemu_boot import HTTPD, KEY, SHELL, boot, image, lives
 
-from imagekit import build, key, plugs
+from imagekit import build, inuse, key, plugs
 from imagekit.guest import Guest, GuestProblem, Rig
 from imagekit.image import Text
 from imagekit.rig import Wire
@@ -34,8 +34,9 @@ def templates(store: Store) -> list[Path]:
 
 
 def held(path: Path) -> bool:
-    """Whether something in this process still has a file of that folder."""
-    return any(str(path) in str(link.readlink()) for link in Path("/proc/self/fd").iterdir() if link.is_symlink())
+    """Whether something in this process still has a file of that folder; the lock of a cache is had to the end."""
+    files = [str(link.readlink()) for link in Path("/proc/self/fd").iterdir() if link.is_symlink()]
+    return any(str(path) in file and not file.endswith(f"/{inuse.NAME}") for file in files)
 
 
 # --- a fake QEMU -----------------------------------------------------------------------------------------------------
