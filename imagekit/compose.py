@@ -200,7 +200,7 @@ def _own_files(image: Image, folder: Path, tree: Tree) -> Tree:
     entries: dict[str, Entry] = {}
     for written, content in sorted(image.files.items()):
         path = _through_links(path_of(written), tree)
-        for name, entry in _contents(path, content, folder).items():
+        for name, entry in contents(path, content, folder).items():
             if name in entries and entries[name] != entry:
                 raise Problem(f"files: {name} is given twice, once by {written!r}")
             entries[name] = _owned(entry, written, content, users, groups)
@@ -217,7 +217,8 @@ def _through_links(path: str, tree: Tree) -> str:
     return path
 
 
-def _contents(path: str, content: File | Text | Symlink | Directory, folder: Path) -> Mapping[str, Entry]:
+def contents(path: str, content: File | Text | Symlink | Directory, folder: Path) -> Mapping[str, Entry]:
+    """The entries of what a definition lays out at a path."""
     if isinstance(content, Text):
         return {path: file(content.text.encode(), mode=content.mode)}
     if isinstance(content, Symlink):

@@ -282,8 +282,16 @@ def _check_packages(image: Image) -> None:
 
 
 def _check_files(image: Image) -> None:
+    check_files(image.files)
+    for path in image.without:
+        if "/" in path:
+            _check_path("without", path)
+
+
+def check_files(files: Mapping[str, File | Text | Symlink | Directory]) -> None:
+    """Raise a Problem for files that no image could have."""
     seen: dict[str, str] = {}
-    for written, content in image.files.items():
+    for written, content in files.items():
         _check_path("files", written)
         if not isinstance(content, (File, Text, Symlink, Directory)):
             raise Problem(
@@ -298,9 +306,6 @@ def _check_files(image: Image) -> None:
                 f"files: {written}: {content.source!r} is not beside the definition",
                 "name it relative to the definition's folder",
             )
-    for path in image.without:
-        if "/" in path:
-            _check_path("without", path)
 
 
 def _check_path(field_name: str, path: str) -> None:

@@ -81,6 +81,11 @@ def die_with(parent: int) -> None:
         raise OSError(0, f"the process {parent} that started this one has ended")
 
 
+def prctl(option: int, value: int) -> int:
+    """prctl(2) with one argument; 0, or -1 where the kernel refuses or does not know it."""
+    return int(_libc.prctl(option, value, 0, 0, 0))
+
+
 def _check(result: int, what: str) -> None:
     if result:
         number = ctypes.get_errno()
