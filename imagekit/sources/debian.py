@@ -15,7 +15,7 @@ from imagekit import arch as arches
 from imagekit import host, mirror
 from imagekit.errors import Problem
 from imagekit.package import Archive, Gone, Package, Pin, Progress, Request, Resolved, Source
-from imagekit.sources import _deb, _dropped
+from imagekit.sources import _deb
 from imagekit.store import Store
 
 if TYPE_CHECKING:  # at run time only where they are used: a warm build asks nobody
@@ -200,6 +200,8 @@ def _bytes(line: "Line", place: Callable[[], mirror.Mirror], pin: Pin, store: St
         try:
             download.fetch(line, address, pin.path, size=pin.size, digest=pin.sha256, store=store, beat=beat)
         except Gone as gone:
+            from imagekit.sources import _dropped
+
             _dropped.bring(pin, store, beat, gone)
         data = store.read(pin.sha256)
     return data
