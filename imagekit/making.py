@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from imagekit import build, compose, definition, host, kept, label, namespace, workshop
 from imagekit.disk import tar
@@ -20,13 +20,12 @@ from imagekit.key import Key
 from imagekit.package import Package
 from imagekit.recipe import Recipe, Source, Steps
 from imagekit.rig import Rig
-from imagekit.sources import _foreign, _placed
+from imagekit.sources import _beside, _foreign, _placed
 from imagekit.store import Store
 from imagekit.targets import _namespace
 from imagekit.tree import Entry, Tree, directory, file, folder_tree
 
 Say = Callable[[str], None]
-MAX_SOURCE = 1 << 30  # bytes of one source
 MAX_LOG = 64 << 20  # bytes that the steps may print
 LAST = 30  # lines of them that a failure shows
 END = bytes(1024)  # of a tar, also of an empty one
@@ -60,7 +59,7 @@ def make(recipe: Recipe, arch: str, *, key: Key, store: Store, say: Say) -> Made
         )
     got = [_got(source, recipe.folder, store, say) for source in recipe.sources]
     if recipe.build:
-        tree = _stepped(recipe, recipe.build, got, key=key, store=store, say=say)
+        tree = _stepped(recipe, arch, got, key=key, store=store, say=say)
     else:
         tree = _laid(recipe, {one.source.name: one for one in got})
     for path, entry in tree.items():
@@ -87,7 +86,10 @@ def _got(source: Source, folder: Path, store: Store, say: Say) -> Got:
         digest = Tree(folder_tree(place, "")).digest
         got = Got(source, digest, {source.name: directory(), **entries})
     else:
-        entry = file(_bytes(place), mode=_mode(place))
+        mode = (
+            0o755 if place.exists() and place.stat().st_mode & 0o100 else 0o644
+        )  # not whether we may: others build it too
+        entry = file(b"".join(_beside.pieces(folder, source.place)), mode=mode)
         got = Got(source, entry.sha256, {source.name: entry})
     if source.sha256 and got.digest != source.sha256:
         raise Problem(f"source {source.place} has the sha256 {got.digest}, not {source.sha256}", "is it the right one?")
@@ -97,29 +99,15 @@ def _got(source: Source, folder: Path, store: Store, say: Say) -> Got:
 def _fetched(source: Source, store: Store, say: Say) -> Entry:
     from imagekit import download
 
-    if not store.has(source.sha256):
-        say(f"{source.name}: fetching")
+    def take(line: download.Line, url: str) -> str:
+        return download.take(line, url, _beside.MAX_BYTES, algorithm="sha256", digest=source.sha256, store=store)
 
-        def take(line: download.Line, url: str) -> str:
-            return download.take(line, url, MAX_SOURCE, algorithm="sha256", digest=source.sha256, store=store)
-
-        download.each(take, [source.place])
-    return file(store.read(source.sha256))
-
-
-def _bytes(place: Path) -> bytes:
     try:
-        with open(place, "rb") as opened:
-            data = opened.read(MAX_SOURCE + 1)
-    except OSError as error:
-        raise Problem(f"cannot read the source {place}: {error.strerror}") from error
-    if len(data) > MAX_SOURCE:
-        raise Problem(f"the source {place} has more than {MAX_SOURCE} bytes")
-    return data
-
-
-def _mode(place: Path) -> int:
-    return 0o755 if place.stat().st_mode & 0o100 else 0o644
+        return file(store.read(source.sha256))
+    except KeyError:
+        say(f"{source.name}: fetching")
+        download.each(take, [source.place])
+        return file(store.read(source.sha256))
 
 
 # --- files ----------------------------------------------------------------------------------------------------------
@@ -166,11 +154,12 @@ def _is_inside(folder: Path, place: str) -> bool:
 # --- steps ----------------------------------------------------------------------------------------------------------
 
 
-def _stepped(recipe: Recipe, asked: Steps, got: list[Got], *, key: Key, store: Store, say: Say) -> Tree:
-    machine = os.uname().machine
-    if label.ANY not in recipe.architectures and machine not in recipe.architectures:
+def _stepped(recipe: Recipe, arch: str, got: list[Got], *, key: Key, store: Store, say: Say) -> Tree:
+    machine, asked = os.uname().machine, recipe.build
+    assert asked is not None
+    if arch not in (label.ANY, machine):
         raise Problem(
-            f"the steps of {recipe.name} make it for {', '.join(recipe.architectures)}, and this machine is {machine}",
+            f"the steps of {recipe.name} are to make it for {arch}, and this machine is {machine}",
             "build it on such a machine: nothing of another architecture is run",
         )
     given = {name: entry for one in got for name, entry in one.entries.items()}
@@ -208,7 +197,8 @@ def _ran(root: Path, asked: Steps, given: Mapping[str, Entry], stack: ExitStack)
     limits = asked.limits
     spec = {"steps": asked.steps, "env": dict(asked.env), "memory": limits.memory, "processes": limits.processes,
             "output": limits.output}  # fmt: skip
-    files = [_memory([json.dumps(spec).encode()], stack), _memory([*tar.chunks(sorted(given.items())), END], stack)]
+    sources = b"".join([*tar.chunks(sorted(given.items())), END])
+    files = [_namespace.memory(data, stack) for data in (json.dumps(spec).encode(), sources)]
     words = [*host.LAUNCHER[:-1], workshop.__file__, str(root), *map(str, files)]
     pipe = subprocess.PIPE
     process = host.launch(words, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, pass_fds=files)
@@ -226,19 +216,9 @@ def _failure(done: host.Done) -> Problem:
     told = [line for line in lines if line.startswith("imagekit: ")]
     printed = "\n".join([line for line in lines if line not in told[-1:]][-LAST:])
     why = told[-1].removeprefix("imagekit: ") if told else f"the room of the build ended with {done.code}"
-    hints = {workshop.LIMIT: "limits.memory in package.toml", namespace.FAILED: _namespace.HINT}
+    hints = {workshop.LIMIT: "limits of package.toml", namespace.FAILED: _namespace.HINT}
     said = f"; what was printed last:\n{printed}" if printed.strip() else ""
     return Problem(f"{why}{said}", hints.get(done.code, ""))
-
-
-def _memory(pieces: Any, stack: ExitStack) -> int:
-    handle = os.memfd_create("imagekit")
-    stack.callback(os.close, handle)
-    with open(os.dup(handle), "wb") as target:
-        for piece in pieces:
-            target.write(piece)
-    os.lseek(handle, 0, os.SEEK_SET)
-    return handle
 
 
 def file_of(made: Made, *, key: Key) -> Iterator[bytes]:

@@ -183,11 +183,13 @@ def _source(table: Mapping[str, Any]) -> Source:
     place, digest = found.get("url") or found.get("path", ""), found.get("sha256", "")
     if "url" in found and not re.match(r"https?://[^/\s]+/\S+\Z", place):
         raise Problem(f"source: {place!r} is no address", "https:// or http://")
+    if "url" in found and re.search(r"[?#@]", place):
+        raise Problem(f"source: {place!r} has a query, a fragment or credentials", "a package is no place for them")
     if "path" in found and not _is_beside(place):
         raise Problem(f"source: {place!r} is not beside package.toml", "name it relative to its folder")
     if not label.SHA256.match(digest) and (digest or "url" in found):
         raise Problem(f"source {place}: {digest!r} is no sha256", "64 lower-case hexadecimal digits")
-    name = found.get("name", place.partition("?")[0].rstrip("/").rpartition("/")[2])
+    name = found.get("name", place.rstrip("/").rpartition("/")[2])
     if not SOURCE_NAME.match(name):
         raise Problem(f"source {place}: {name!r} is no name", 'name = "..." gives it one')
     return Source(place, digest, name)

@@ -57,11 +57,15 @@ def main(words: list[str]) -> int:
         asked: dict[str, Any] = json.load(file)
     try:
         _enter(root, asked)
-        with open(given, "rb") as tar:
-            _unpack(tar)
     except OSError as error:
         namespace.say(f"the room of the build: {error.strerror or error}")
         return FAILED
+    try:
+        with open(given, "rb") as tar:
+            _unpack(tar)
+    except OSError as error:
+        namespace.say(f"the sources do not fit into limits.memory, {asked['memory']} bytes: {error.strerror}")
+        return LIMIT
     for number, step in enumerate(asked["steps"], 1):
         code, why = _step(step, asked)
         if code:
@@ -70,8 +74,8 @@ def main(words: list[str]) -> int:
     _end_all()
     try:
         _write(sys.stdout.buffer)
-    except ValueError as error:
-        namespace.say(str(error))
+    except (OSError, ValueError) as error:
+        namespace.say(f"{error}")
         return STEP
     return 0
 

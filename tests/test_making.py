@@ -74,7 +74,8 @@ def test_files_are_laid_out_as_they_are_named(tmp_path: Path) -> None:
 
 BAD_FILES = {
     "another source": ('[[source]]\npath = "a"\nsha256 = "' + "0" * 64 + '"\n[files]\n"/a" = "a"\n', "has the sha256"),
-    "no source": ('[[source]]\npath = "none"\n[files]\n"/a" = "a"\n', "cannot read the source"),
+    "no source": ('[[source]]\npath = "none"\n[files]\n"/a" = "a"\n', "no such file"),
+    "a pipe": ('[[source]]\npath = "pipe"\n[files]\n"/a" = "a"\n', "is no file"),
     "no file": ('[files]\n"/a" = "none"\n', "cannot read none"),
     "twice": ('[files]\n"/usr/a" = "a"\n"/usr/" = "d"\n', "is given twice"),
     "a link that leads out": ('[files]\n"/a" = "out"\n', "is not beside package.toml"),
@@ -88,6 +89,7 @@ def test_what_cannot_be_laid_out_is_told(text: str, told: str, tmp_path: Path) -
     (tmp_path / "a").write_text("a")
     (tmp_path / "d").mkdir()
     (tmp_path / "d" / "a").write_text("other")
+    os.mkfifo(tmp_path / "pipe")
     (tmp_path / "out").symlink_to("/etc/passwd")
     with pytest.raises(Problem, match=told):
         made(tmp_path, text, open_store(tmp_path / "cache"))
@@ -129,6 +131,12 @@ def test_the_room_is_the_same_for_everybody_and_closed(folder: Path) -> None:
     assert "NoNewPrivs:\t1" in lines
     assert not {"sda", "vda", "kvm", "mem", "tty", "kernel", "fs"} & set(lines)
     assert lines[-1] == "1"  # lo alone, which is down
+
+
+def test_sources_that_do_not_fit_are_told(folder: Path) -> None:
+    (folder / "big").write_bytes(bytes(3 << 20))
+    with pytest.raises(Problem, match="sources do not fit into limits"):
+        stepped(folder, "true", LIMITS.replace("64 MiB", "1 MiB"), '[[source]]\npath = "big"\n')
 
 
 REFUSED = {  # what a step does, and what is told of it
@@ -247,7 +255,8 @@ def test_what_is_not_there_is_told(words: list[str], told: str, capsys: pytest.C
 
 def test_steps_for_another_machine_are_not_run(folder: Path) -> None:
     foreign = "aarch64" if os.uname().machine == "x86_64" else "x86_64"
-    (folder / "package.toml").write_text(HEAD.replace('"all"', f'"{foreign}"') + ROOM.format('"true"', LIMITS))
+    both = f'["{os.uname().machine}", "{foreign}"]'  # that this machine is one of them makes nothing of the other
+    (folder / "package.toml").write_text(HEAD.replace('"all"', both) + ROOM.format('"true"', LIMITS))
     with pytest.raises(Problem, match="this machine is"):
         making.make(recipe.read(folder), foreign, key=keyring.read(KEY), store=open_store(), say=lambda _: None)
     assert plain.SUFFIX == ".ikp"

@@ -24,13 +24,13 @@ def test_everything_that_it_may_hold(tmp_path):
         tmp_path,
         'name = "hello"\nversion = "1.0-1"\nlicence = "MIT AND (GPL-2.0-only OR curl)"\narchitecture = ["x86_64"]\n'
         'notes = ["user: hello"]\nsetuid = ["/bin/su"]\norigin = {source = "greet", version = "2"}\n'
-        f'[[source]]\npath = "src"\n[[source]]\nurl = "https://x.example/a.tar?b"\nsha256 = "{D}"\n'
+        f'[[source]]\npath = "src"\n[[source]]\nurl = "https://x.example/a.tar"\nsha256 = "{D}"\n'
         '[files]\n"/bin/hello" = "hello.sh"\n"/usr/a" = {fetched = "a.tar", mode = "0600", owner = 5}\n'
         '"/etc/b" = {text = "b\\n", group = 6}\n"/usr/c" = {symlink = "a"}\n"/var/d" = {directory = true, mode="750"}',
     )
     assert made.architectures == ("x86_64",)
     assert (made.origin, made.notes, made.setuid) == (Origin("greet", "2"), ("user: hello",), ("/usr/bin/su",))
-    assert made.sources == (Source("src", "", "src"), Source("https://x.example/a.tar?b", D, "a.tar"))
+    assert made.sources == (Source("src", "", "src"), Source("https://x.example/a.tar", D, "a.tar"))
     assert made.files == {
         "/bin/hello": File("hello.sh"),
         "/usr/a": File("a.tar", 0o600, owner=5),
@@ -60,6 +60,8 @@ BAD = {
     "deep": ("a = " + "[" * 5000, "is no TOML"),
     "huge": ("#" * (recipe.MAX_TEXT + 1), "larger than"),
     "key twice": (HEAD + 'name = "x"\n' + FILES, "is no TOML"),
+    "a query": (HEAD + f'[[source]]\nurl = "https://x.example/a?b"\nsha256 = "{D}"\n' + FILES, "has a query"),
+    "credentials": (HEAD + f'[[source]]\nurl = "https://u:p@x.example/a"\nsha256 = "{D}"\n' + FILES, "credentials"),
     "unknown key": (HEAD + 'licens = "MIT"\n' + FILES, "unknown key 'licens'\n  hint: did you mean 'licence'"),
     "no name": (changed('name = "hello"\n', ""), 'it has no name\n  hint: name = "hello"'),
     "no licence": (changed('licence = "MIT"\n', ""), "it has no licence"),

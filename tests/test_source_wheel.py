@@ -141,6 +141,13 @@ def test_a_wheel_beside_the_definition_brings_what_it_needs(index: Index, store:
         obtained(pins, tmp_path, store)
 
 
+def test_a_wheel_beside_that_others_want_in_another_version_is_told(index: Index, store: Store, tmp_path: Path) -> None:
+    stock(index)
+    (tmp_path / "lib-9.0-py3-none-any.whl").write_bytes(wheel("lib", "9.0"))
+    with pytest.raises(Problem, match=r"app .* wants lib<3,>=1"):
+        lock("app", "lib-9.0-py3-none-any.whl", store=store, folder=tmp_path)
+
+
 def test_another_machine_takes_the_same_bytes_from_its_own_index(index: Index, store: Store, tmp_path: Path) -> None:
     stock(index)
     pins = lock("app", store=store)

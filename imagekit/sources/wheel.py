@@ -52,13 +52,21 @@ def _pins(line: "Line", request: Request, store: Store) -> tuple[Pin, ...]:
     asked = _asked(request)
     index = _simple.address() if asked.requirements or asked.places else ""
     given = {place: _given(place, request.folder, python, store) for place in asked.places}
-    own = {about.name: place for place, (about, _) in given.items()}
-    search = _closure.Index(lambda project: _simple.files(line, index, project), lambda file: _told(line, file, store))
-    needed = [one for about, _ in given.values() for one in about.requires]
-    chosen = _closure.solve([*asked.requirements, *needed], python, search, without=(*request.without, *own))
-    pins = [_pin(of.project, str(of.version), of.file.name, of.file.sha256, INDEX, python, store) for of in chosen]
-    for place, (about, digest) in given.items():
-        pins.append(_pin(about.name, str(about.version), place, digest, BESIDE, python, store))
+    places = {about.name: place for place, (about, _) in given.items()}
+
+    def files(project: str) -> "list[_simple.File]":
+        if project not in places:
+            return _simple.files(line, index, project)
+        place = places[project]  # there is no other version of it
+        return [_simple.File(place.rpartition("/")[2], "", given[place][1], "", is_yanked=False)]
+
+    search = _closure.Index(files, lambda file: _told(line, file, store))
+    own = [_closure.requirement(f"{about.name}=={about.version}") for about, _ in given.values()]
+    chosen = _closure.solve([*asked.requirements, *own], python, search, without=request.without)
+    pins = []
+    for of in chosen:
+        archive, file = (BESIDE, places[of.project]) if of.project in places else (INDEX, of.file.name)
+        pins.append(_pin(of.project, str(of.version), file, of.file.sha256, archive, python, store))
     return _beside.each_once(sorted(pins, key=lambda pin: pin.name))
 
 

@@ -126,15 +126,16 @@ def _launch(root: Path, argv: Sequence[str], env: Mapping[str, str]) -> "subproc
     pipe = subprocess.PIPE
     text = "".join(f"{name}={value}\0" for name, value in {**_environment(), **env}.items())
     with ExitStack() as stack:
-        files = {"--environment": _memory(text.encode("utf-8", "surrogateescape"), stack)}
+        files = {"--environment": memory(text.encode("utf-8", "surrogateescape"), stack)}
         if argv[0].startswith("@"):
-            files["--builtins"] = _memory(BUILTINS.read_bytes(), stack)
+            files["--builtins"] = memory(BUILTINS.read_bytes(), stack)
         options = [word for name, handle in files.items() for word in (name, str(handle))]
         full = _argv(root, argv, *options)
         return host.launch(full, stdin=pipe, stdout=pipe, stderr=pipe, pass_fds=tuple(files.values()))
 
 
-def _memory(data: bytes, stack: ExitStack) -> int:
+def memory(data: bytes, stack: ExitStack) -> int:
+    """A descriptor of a file in memory with these bytes, closed with the stack."""
     handle = os.memfd_create("imagekit")
     stack.callback(os.close, handle)
     rest, done = memoryview(data), 0
