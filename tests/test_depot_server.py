@@ -17,7 +17,8 @@ import pytest
 from imagekit.depot.server import Limits
 
 DATA = bytes(range(256)) * 1000
-HASTY = Limits(clients=4, idle=0.3, request=0.3, start=0.5, slowest=1e9, requests=3)
+HANG = 120  # seconds: who is not cut stays for ever
+HASTY = Limits(clients=4, idle=1, request=1, start=1, slowest=1e9, requests=3)
 
 
 @pytest.fixture
@@ -156,9 +157,8 @@ SLOW = (b"", b"GET /blo", b"GET /blobs/a HTTP/1.1\r\nHost:")
 def test_a_client_that_does_not_finish_its_request_is_cut(folder: Path, said: bytes) -> None:
     with depot_rig.served(folder, limits=HASTY) as address, raw(address) as client:
         client.sendall(said)
-        started = monotonic()
+        client.settimeout(HANG)
         received(client)
-        assert monotonic() - started < 10
 
 
 def test_a_client_that_drips_its_request_is_cut(folder: Path) -> None:
@@ -166,7 +166,7 @@ def test_a_client_that_drips_its_request_is_cut(folder: Path) -> None:
         client.settimeout(0.05)
         started = monotonic()
         while not dripped(client):
-            assert monotonic() - started < 10
+            assert monotonic() - started < HANG
 
 
 def dripped(client: socket.socket) -> bool:
@@ -186,7 +186,7 @@ def test_a_client_that_takes_no_bytes_is_cut_and_disturbs_nobody(folder: Path) -
     with depot_rig.served(folder, limits=HASTY) as address, raw(address) as client:
         client.sendall(b"GET /large HTTP/1.1\r\n\r\n")
         assert ask(address, "/empty")[0] == 200
-        sleep(2)
+        sleep(3)
         assert len(received(client)) < 256 << 20
 
 
@@ -194,7 +194,7 @@ def test_one_client_more_than_may_be_is_turned_away_and_the_rest_are_served(fold
     limits = Limits(clients=4, idle=20)
     with depot_rig.served(folder, limits=limits) as address:
         waiting = [raw(address) for _ in range(4)]
-        until = monotonic() + 10
+        until = monotonic() + HANG
         while monotonic() < until:
             with raw(address) as one_more:
                 if received(one_more) == b"":

