@@ -1,7 +1,7 @@
 """Key: ed25519 sign and verify, in minisign's file formats, so that minisign and signify check what imagekit signs.
 
 File formats: https://jedisct1.github.io/minisign/ ("Ed": pure ed25519 over the file; the trusted comment is signed
-together with the signature). Only PyNaCl verifies: it refuses the weak public keys that other libraries accept.
+together with the signature). Only libsodium verifies: it refuses the weak public keys that other libraries accept.
 """
 
 import os
@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from hashlib import blake2b, sha256
 from pathlib import Path
 
+from imagekit import ed25519
 from imagekit.errors import Problem
 
 SECRET_COMMENT = "untrusted comment: imagekit secret key, not encrypted"
@@ -71,19 +72,13 @@ class Key:
         """The bare signature over `data`, 64 bytes; for formats that say in the signed bytes what they are."""
         if self.seed is None:
             raise Problem(f"key {self.id} is a public key: it verifies, it cannot sign", "name the secret key's file")
-        from nacl.signing import SigningKey
-
-        return bytes(SigningKey(self.seed).sign(data).signature)
+        return ed25519.sign(self.seed, data)
 
     def verify_bytes(self, data: bytes, signature: bytes) -> bytes:
         """`data`, if this is its bare signature by this key; raises Problem for any other."""
-        from nacl.exceptions import BadSignatureError
-        from nacl.signing import VerifyKey
-
-        try:
-            return bytes(VerifyKey(self.public).verify(data, signature))
-        except (BadSignatureError, ValueError) as error:
-            raise Problem("the signature does not fit: the bytes are not the ones that were signed") from error
+        if not ed25519.verify(self.public, data, signature):
+            raise Problem("the signature does not fit: the bytes are not the ones that were signed")
+        return data
 
 
 def new(comment: str = "") -> Key:
@@ -93,17 +88,13 @@ def new(comment: str = "") -> Key:
 
 def from_seed(seed: bytes, *, comment: str = "") -> Key:
     """The key of a 32-byte seed; its number follows from the public key."""
-    from nacl.signing import SigningKey
-
-    public = bytes(SigningKey(seed).verify_key)
+    public = ed25519.public_of(seed)
     return Key(sha256(public).digest()[:8], public, seed, comment)
 
 
 def from_public(public: bytes) -> Key:
     """The key of 32 public bytes; raises Problem for one of small order, under which anybody's signature may fit."""
-    from nacl.bindings import crypto_core_ed25519_is_valid_point
-
-    if len(public) != 32 or not crypto_core_ed25519_is_valid_point(public):
+    if not ed25519.is_strong(public):
         raise Problem(f"{public[:32].hex() or 'nothing'} is no public key that can be trusted", "ed25519 has 32 bytes")
     return Key(sha256(public).digest()[:8], public)
 

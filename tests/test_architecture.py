@@ -19,7 +19,7 @@ WRAPPED = {  # each heavy dependency is known to these files alone
     "_pytest": (),
     "xdist": ("scheduler",),
     "qemu": ("targets/_qemu*",),
-    "nacl": ("key",),
+    "nacl": ("ed25519",),
     "packaging": ("order", "sources/_*", "sources/wheel"),
     "paramiko": ("ssh",),
     "pycdlib": ("disk/iso",),
@@ -177,7 +177,7 @@ BAD = (
     ("plugin", "from xdist.scheduler import x", "is imported outside of scheduler"),
     ("plugin", "from _pytest.config import Config", "is imported outside of nothing"),
     ("targets/qemu_x86_64", "from qemu.qmp import QMPClient", "is imported outside of targets/_qemu*"),
-    ("artifact", "from nacl.signing import VerifyKey", "is imported outside of key"),
+    ("artifact", "from nacl.signing import VerifyKey", "is imported outside of ed25519"),
     ("cli", "import requests", "1: requests is no dependency of the project"),
     ("cli", "from imagekit import fixtures", "1: imagekit.fixtures is a part of another module"),
     ("fixtures", "from imagekit import collection", "1: imagekit.collection is a part of another module"),
@@ -194,7 +194,7 @@ GOOD = (
     ("collection", "import pytest\nfrom imagekit.bench import Bench"),
     ("plugin", "import pytest\nfrom imagekit.scheduler import MachineScheduling"),
     ("targets/_qemu", "from qemu.qmp import QMPClient"),
-    ("key", "def f():\n    from nacl.signing import VerifyKey"),
+    ("ed25519", "def f():\n    from nacl.signing import VerifyKey"),
 )
 
 
