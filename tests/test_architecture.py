@@ -19,6 +19,7 @@ WRAPPED = {  # each heavy dependency is known to these files alone
     "_pytest": (),
     "xdist": ("scheduler",),
     "qemu": ("targets/_qemu*",),
+    "isal": ("disk/inflate",),
     "nacl": ("ed25519",),
     "packaging": ("order", "sources/_*", "sources/wheel"),
     "paramiko": ("ssh",),

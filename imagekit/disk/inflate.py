@@ -9,18 +9,13 @@ from _thread import start_new_thread
 from collections.abc import Callable, Iterator
 from hashlib import sha256
 from itertools import chain
-from zlib import error as zlib_error
 
 from imagekit.errors import Problem
 
 try:
-    from isal.isal_zlib import IsalError, decompressobj
-
-    FAULTS: tuple[type[Exception], ...] = (zlib_error, IsalError)
+    from isal.isal_zlib import decompressobj, error
 except ImportError:
-    from zlib import decompressobj
-
-    FAULTS = (zlib_error,)
+    from zlib import decompressobj, error
 
 PIECE = 1 << 20
 AHEAD = 2  # pieces that a thread may be ahead of their use
@@ -83,8 +78,8 @@ def inflate(packed: bytes, size: int) -> bytes:
     engine = decompressobj(-15)
     try:
         data: bytes = engine.decompress(packed, size + 1)
-    except FAULTS as error:
-        raise Problem(f"a chunk cannot be inflated: {error}") from None
+    except error as fault:
+        raise Problem(f"a chunk cannot be inflated: {fault}") from None
     is_used = not (engine.eof or engine.unconsumed_tail or engine.unused_data) and packed.endswith(FLUSHED)
     if len(data) != size or not is_used:
         raise Problem("a chunk does not inflate to what its row says")
@@ -100,8 +95,8 @@ def gunzip(pieces: Iterator[bytes]) -> Iterator[bytes]:
                 engine, is_whole = decompressobj(31), False
             try:
                 data = engine.decompress(packed, PIECE)
-            except FAULTS as error:
-                raise Problem(f"it cannot be gunzipped: {error}") from None
+            except error as fault:
+                raise Problem(f"it cannot be gunzipped: {fault}") from None
             is_whole = engine.eof
             packed = engine.unused_data if is_whole else engine.unconsumed_tail
             if data:

@@ -112,9 +112,9 @@ class Reader:
         member = Member(clean(name, kind), kind, number(mode), number(uid), number(gid))
         member.mtime = number(mtime) * 1_000_000_000
         self._set_size(member, number(size))
-        if kind == SYMLINK or kind == HARDLINK:
+        if kind in (SYMLINK, HARDLINK):
             member.target = _target(_whole(link), member)
-        elif kind == CHAR or kind == BLOCKDEV:
+        elif kind in (CHAR, BLOCKDEV):
             member.device = number(major), number(minor)
         return _checked(member)
 
@@ -203,10 +203,10 @@ class Reader:
         rest = self._take(BLOCK) + bytes(self._piece[self._at :])
         size = 0
         while not rest.strip(b"\0") and (size := size + len(rest)) <= MAX_REST:
-            for rest in self._pieces:
-                break
-            else:
+            piece = next(self._pieces, None)
+            if piece is None:
                 return
+            rest = piece
         raise Problem("something follows the end of the archive")
 
 
