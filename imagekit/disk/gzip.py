@@ -5,13 +5,14 @@ readers; one member with flush points is read by all. The CRC-32 of the whole fo
 """
 
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from typing import NamedTuple
 
 HEADER = b"\x1f\x8b\x08\0\0\0\0\0\0\xff"  # no name, no time, unknown system
 LEVEL = 6
 FAST = 1  # for disks, which are large and mostly compressed
+STEP, ENOUGH, MOST = 64 << 10, 1 << 20, 4 << 20  # of `runs`: fed at once, packed and unpacked bytes of one
 SAMPLE, STRIDE = 2 << 10, 128 << 10  # bytes
 VERSION = f"zlib {zlib.ZLIB_RUNTIME_VERSION} level {LEVEL}"  # the bytes depend on it; zlib-ng calls itself "...zlib-ng"
 
@@ -34,6 +35,35 @@ def segment(chunks: Iterable[bytes], *, level: int = LEVEL) -> Segment:
         out.append(packer.compress(chunk))
     out.append(packer.flush(zlib.Z_FULL_FLUSH))
     return Segment(b"".join(out), crc, size)
+
+
+def runs(chunks: Iterable[bytes], *, level: int = LEVEL) -> Iterator[Segment]:
+    """Compress as many parts as it takes for each to be about a MiB, and of no more than 4 MiB.
+
+    Where they end depends on the bytes alone, not on the pieces that they come in.
+    """
+    rest = bytearray()
+    for chunk in chunks:
+        rest += chunk
+        while len(rest) >= MOST:
+            made = _run(rest[:MOST], level)
+            yield made
+            del rest[: made.size]
+    while rest:
+        made = _run(rest[:MOST], level)
+        yield made
+        del rest[: made.size]
+
+
+def _run(data: bytearray, level: int) -> Segment:
+    """The beginning of `data` as one part: all of it, or as much as packs to a MiB."""
+    packer = zlib.compressobj(level, zlib.DEFLATED, -15)
+    whole, out, at, packed = memoryview(data), [], 0, 0
+    while at < len(data) and packed < ENOUGH:
+        out.append(packer.compress(whole[at : at + STEP]))
+        at, packed = min(at + STEP, len(data)), packed + len(out[-1])
+    out.append(packer.flush(zlib.Z_FULL_FLUSH))
+    return Segment(b"".join(out), zlib.crc32(whole[:at]), at)
 
 
 def shrinks(data: bytes) -> bool:

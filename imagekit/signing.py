@@ -1,0 +1,230 @@
+"""Signing: a signed image file from a .tar.gz, a tar or an EROFS; and back to what it was made of.
+
+The file is docs/format.md's. A .tar.gz whose flushes lie close enough together stays as it is, byte by byte, and only
+gets a trailer: imagekit's own do. Any other is packed anew; its tar, and so its identity, stays the same.
+"""
+
+import gzip as standard
+import os
+import stat
+import zlib
+from base64 import b64encode
+from collections.abc import Iterator, Mapping
+from hashlib import sha256
+from mmap import ACCESS_READ, mmap
+from pathlib import Path
+from struct import pack
+from typing import BinaryIO, NamedTuple
+
+from imagekit import artifact, host
+from imagekit.disk import flushes, gzip, signedfile, signedtext
+from imagekit.disk.signedfile import Signed
+from imagekit.errors import Problem
+from imagekit.key import Key
+
+STEP = 1 << 20
+EROFS = (1024, b"\xe2\xe1\xf5\xe0")  # where its magic stands: Documentation/filesystems/erofs.rst of Linux
+USTAR = (257, b"ustar")
+UNKNOWN = "unknown"
+SUFFIXES = {"tar.gz": ".tar.gz", "erofs": ".erofs"}
+
+
+class About(NamedTuple):
+    """What a signed image says of itself, beside its bytes."""
+
+    name: str
+    version: str
+    architecture: str
+    arguments: tuple[str, ...] = ()  # of what is run; the first is an absolute path
+    environment: tuple[str, ...] = ()  # NAME=VALUE
+    user: str = "0:0"
+    workdir: str = "/"
+    compressor: str = UNKNOWN
+
+
+class Body(NamedTuple):
+    """A payload as it lies in a file."""
+
+    payload: str
+    chunks: tuple[tuple[int, int], ...]  # bytes in the file, bytes unpacked
+    sha256: str  # of it unpacked
+    size: int  # of it unpacked
+    compressor: str
+
+
+def sign(source: Path, out: Path, *, about: About, key: Key) -> Signed:
+    """Write the signed image of a .tar.gz, tar, EROFS or signed image, and give what it says."""
+    with opened(source) as file, host.draft(out, is_large=True) as draft:
+        body = _put_body(file, draft, source.name, about.compressor)
+        draft.flush()
+        with open(draft.name, "rb") as written:
+            table = b"".join(_rows(written, body.chunks))
+        manifest = _manifest(about, body, table)
+        trailer = signedfile.members(manifest, table, key.number, signatures(manifest, key))
+        draft.write(trailer)
+    return signedfile.parse(trailer, [key])
+
+
+def signatures(manifest: bytes, key: Key) -> tuple[bytes, bytes]:
+    """Over the manifest, and over that signature and the trusted comment, as minisign has them."""
+    first = key.sign_bytes(manifest)
+    return first, key.sign_bytes(first + signedfile.comment(manifest).encode())
+
+
+def minisig(signed: Signed) -> str:
+    """The signature over the manifest as the text of a .minisig file."""
+    first, second = signed.signatures
+    number = signedfile.id_of(signed.number)
+    return (
+        f"untrusted comment: signature by imagekit key {number}\n{_base64(b'Ed' + signed.number + first)}\n"
+        f"trusted comment: {signedfile.comment(signed.manifest)}\n{_base64(second)}\n"
+    )
+
+
+def export(signed: Signed, stem: Path) -> tuple[Path, Path]:
+    """Write STEM.manifest and STEM.manifest.minisig, which minisign and signify verify."""
+    paths = stem.with_name(f"{stem.name}.manifest"), stem.with_name(f"{stem.name}.manifest.minisig")
+    for path, data in zip(paths, (signed.manifest, minisig(signed).encode()), strict=True):
+        with host.draft(path) as file:
+            file.write(data)
+    return paths
+
+
+def strip(source: Path, out: Path) -> Signed:
+    """Write what a signed image was made of, without what was added; its signature is not looked at."""
+    with opened(source) as file:
+        found = signedfile.read(file.fileno(), None)
+        with host.draft(out, is_large=True) as draft:
+            for number in range(len(found.chunks)):
+                draft.write(signedfile.chunk(file.fileno(), found, number))
+    return found
+
+
+def is_signed(path: Path) -> bool:
+    """Whether a file has the end of a signed image, whoever signed it."""
+    with opened(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        return has_trailer(os.pread(file.fileno(), signedfile.END, max(size - signedfile.END, 0)))
+
+
+def has_trailer(end: bytes) -> bool:
+    """Whether these last bytes are those of a signed image."""
+    try:
+        return signedfile.trailer_length(end) > 0
+    except Problem:
+        return False
+
+
+def opened(path: Path) -> BinaryIO:
+    """A file to be read; raises Problem for what is none, without waiting for a pipe."""
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise Problem(f"cannot read {path}: {error.strerror}") from error
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise Problem(f"{path} is no file")
+    return os.fdopen(handle, "rb")
+
+
+def about_artifact(path: Path, key: Key) -> Mapping[str, object] | None:
+    """What the manifest beside a part says, if it is one's and the key signed it: the fields of `About`.
+
+    None where no manifest names the file; raises Problem where one does and it is not right.
+    """
+    try:
+        made = artifact.load(path)
+    except Problem:
+        return None
+    part = next((one for one in made.manifest["parts"] if one["file"] == path.name), None)
+    if part is None:
+        return None
+    made.verify(key)
+    start = part.get("start", {})
+    arguments, environment = start.get("arguments", ()), start.get("environment", ())
+    return {
+        "name": made.name, "version": str(made.manifest["version"]), "architecture": made.arch,
+        "arguments": tuple(arguments), "environment": tuple(sorted(environment)), "user": start.get("user") or "0:0",
+        "compressor": part.get("compressor", UNKNOWN),
+    }  # fmt: skip
+
+
+# --- the body -------------------------------------------------------------------------------------------------------
+
+
+def _put_body(file: BinaryIO, draft: BinaryIO, name: str, compressor: str) -> Body:
+    """Write the payload: as it is where it can be cut into chunks, else packed anew."""
+    size = os.fstat(file.fileno()).st_size
+    if has_trailer(os.pread(file.fileno(), signedfile.END, max(size - signedfile.END, 0))):
+        before = signedfile.read(file.fileno(), None)
+        size, compressor = before.said.body, before.said.compressor
+    for at in range(0, size, STEP):
+        draft.write(file.read(min(STEP, size - at)))
+    draft.flush()
+    if os.fstat(draft.fileno()).st_size != size or not size:
+        raise Problem(f"{name} is empty, or was changed while it was read")
+    found = _read_body(draft, name, compressor)
+    if found is None:
+        draft.seek(0)
+        draft.truncate()
+        for piece in gzip.member(gzip.runs(_tar(file, name))):
+            draft.write(piece)
+        draft.flush()
+        found = _read_body(draft, name, gzip.VERSION)
+    if found is None:
+        raise Problem(f"{name} is too large for a signed image")
+    return found
+
+
+def _read_body(draft: BinaryIO, name: str, compressor: str) -> Body | None:
+    """The chunks of what was written; None where it cannot be cut into any."""
+    with open(draft.name, "rb") as copy, mmap(copy.fileno(), 0, access=ACCESS_READ) as body:
+        if body[EROFS[0] : EROFS[0] + 4] == EROFS[1]:
+            pieces = tuple((min(STEP, len(body) - at),) * 2 for at in range(0, len(body), STEP))
+            return Body("erofs", pieces, sha256(body).hexdigest(), len(body), compressor)
+        found = flushes.cut(body)
+        if found is None:
+            return None
+        first = next(flushes.unpacked(body))
+    if first[USTAR[0] : USTAR[0] + 5] != USTAR[1]:
+        raise Problem(f"{name} holds no tar", "what is signed is a .tar.gz, a tar or an EROFS")
+    return Body("tar.gz", found.pieces, found.sha256, found.size, compressor)
+
+
+def _tar(file: BinaryIO, name: str) -> Iterator[bytes]:
+    """What is in any gzip file, or a tar as it is."""
+    file.seek(0)
+    is_packed = file.read(2) == b"\x1f\x8b"
+    file.seek(0)
+    try:
+        with standard.GzipFile(fileobj=file) if is_packed else file as stream:
+            while piece := stream.read(STEP):
+                yield piece
+    except (EOFError, zlib.error, standard.BadGzipFile) as error:
+        raise Problem(f"{name} is no whole .tar.gz: {error}") from error
+
+
+def _rows(written: BinaryIO, chunks: tuple[tuple[int, int], ...]) -> Iterator[bytes]:
+    """The table of what lies in a file."""
+    for packed, size in chunks:
+        yield pack("<II", packed, size) + sha256(written.read(packed)).digest()
+
+
+def _manifest(about: About, body: Body, table: bytes) -> bytes:
+    def line(text: object) -> list[bytes]:
+        return [str(text).encode("utf-8", "surrogateescape")]
+
+    return signedtext.text({
+        "payload": line(body.payload), "name": line(about.name), "version": line(about.version),
+        "architecture": line(about.architecture),
+        "argument": [one for word in about.arguments for one in line(word)],
+        "environment": [one for word in about.environment for one in line(word)],
+        "user": line(about.user), "workdir": line(about.workdir), "compressor": line(body.compressor),
+        "content": line(f"sha256:{body.sha256}"), "size": line(body.size),
+        "body": line(sum(packed for packed, _ in body.chunks)), "chunks": line(len(body.chunks)),
+        "table": line(f"sha256:{sha256(table).hexdigest()}"),
+    })  # fmt: skip
+
+
+def _base64(raw: bytes) -> str:
+    return b64encode(raw).decode()
