@@ -4,10 +4,8 @@ The file is docs/format.md's. A .tar.gz whose flushes lie close enough together 
 gets a trailer: imagekit's own do. Any other is packed anew; its tar, and so its identity, stays the same.
 """
 
-import gzip as standard
 import os
 import stat
-import zlib
 from base64 import b64encode
 from collections.abc import Iterator, Mapping
 from hashlib import sha256
@@ -17,7 +15,7 @@ from struct import pack
 from typing import BinaryIO, NamedTuple
 
 from imagekit import artifact, host
-from imagekit.disk import flushes, gzip, signedfile, signedtext
+from imagekit.disk import flushes, gzip, inflate, signedfile, signedtext
 from imagekit.disk.signedfile import Signed
 from imagekit.errors import Problem
 from imagekit.key import Key
@@ -167,7 +165,7 @@ def _put_body(file: BinaryIO, draft: BinaryIO, name: str, compressor: str) -> Bo
     if found is None:
         draft.seek(0)
         draft.truncate()
-        for piece in gzip.member(gzip.runs(_tar(file, name))):
+        for piece in gzip.member(gzip.runs(_tar(file))):
             draft.write(piece)
         draft.flush()
         found = _read_body(draft, name, gzip.VERSION)
@@ -191,17 +189,10 @@ def _read_body(draft: BinaryIO, name: str, compressor: str) -> Body | None:
     return Body("tar.gz", found.pieces, found.sha256, found.size, compressor)
 
 
-def _tar(file: BinaryIO, name: str) -> Iterator[bytes]:
+def _tar(file: BinaryIO) -> Iterator[bytes]:
     """What is in any gzip file, or a tar as it is."""
     file.seek(0)
-    is_packed = file.read(2) == b"\x1f\x8b"
-    file.seek(0)
-    try:
-        with standard.GzipFile(fileobj=file) if is_packed else file as stream:
-            while piece := stream.read(STEP):
-                yield piece
-    except (EOFError, zlib.error, standard.BadGzipFile) as error:
-        raise Problem(f"{name} is no whole .tar.gz: {error}") from error
+    return inflate.plain(iter(lambda: file.read(STEP), b""))
 
 
 def _rows(written: BinaryIO, chunks: tuple[tuple[int, int], ...]) -> Iterator[bytes]:

@@ -4,19 +4,16 @@ Reading, hashing and unpacking let other threads run, so two processors are used
 """
 
 import os
-import threading
 
-from imagekit.disk import signedfile
+from imagekit.disk import inflate, signedfile
 from imagekit.errors import Problem
 
 TYPE_CHECKING = False  # typing's own takes long to load
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from imagekit.disk.signedfile import Signed
-
-AHEAD = 2  # chunks that a thread may be ahead of who takes them
 
 
 def pieces(handle: int, signed: "Signed", *, threads: int = 0) -> "Iterator[bytes]":
@@ -26,59 +23,16 @@ def pieces(handle: int, signed: "Signed", *, threads: int = 0) -> "Iterator[byte
     """
 
     def make(number: int) -> bytes:
-        return signedfile.unpacked(signedfile.chunk(handle, signed, number), signed, number)
+        return unpacked(signedfile.chunk(handle, signed, number), signed, number)
 
-    yield from made(make, len(signed.chunks), threads=threads)
+    return inflate.each(len(signed.chunks), make, threads=threads or len(os.sched_getaffinity(0)))
 
 
-def made(make: "Callable[[int], bytes]", count: int, *, threads: int = 0) -> "Iterator[bytes]":
-    """What `make` gives for 0, 1, 2, ..., in order, by threads that end with the iteration."""
-    threads = min(threads or len(os.sched_getaffinity(0)), count)
-    if threads < 2:
-        yield from map(make, range(count))
-        return
-    ready: dict[int, bytes | BaseException] = {}
-    state = {"next": 0, "taken": 0}
-    changed = threading.Condition()
-
-    def work() -> None:
-        while True:
-            with changed:
-                changed.wait_for(lambda: state["next"] < min(state["taken"] + AHEAD * threads, count) or _is_over())
-                if _is_over():
-                    return
-                number = state["next"]
-                state["next"] += 1
-            try:
-                done: bytes | BaseException = make(number)
-            except BaseException as error:  # raised where the pieces are taken
-                done = error
-            with changed:
-                ready[number] = done
-                changed.notify_all()
-
-    def _is_over() -> bool:
-        return state["next"] >= count
-
-    running = [threading.Thread(target=work, daemon=True) for _ in range(threads)]
-    for one in running:
-        one.start()
-    try:
-        for number in range(count):
-            with changed:
-                changed.wait_for(lambda number=number: number in ready)  # type: ignore[misc]
-                done = ready.pop(number)
-                state["taken"] = number + 1
-                changed.notify_all()
-            if isinstance(done, BaseException):
-                raise done
-            yield done
-    finally:
-        with changed:
-            state["next"] = count
-            changed.notify_all()
-        for one in running:
-            one.join()
+def unpacked(data: bytes, signed: "Signed", number: int) -> bytes:
+    """What a verified chunk holds: a piece of the tar, or of the file system."""
+    if signed.said.payload == "erofs":
+        return data
+    return inflate.inflate(signedfile.deflate(data, signed, number), signed.chunks[number][2])
 
 
 def check(handle: int, signed: "Signed") -> None:

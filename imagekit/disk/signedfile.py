@@ -140,27 +140,11 @@ def checked(data: bytes, signed: Signed, number: int) -> bytes:
     return data
 
 
-def unpacked(data: bytes, signed: Signed, number: int) -> bytes:
-    """What a verified chunk holds: a piece of the tar, or of the file system."""
-    if signed.said.payload == "erofs":
-        return data
-    import zlib
-
-    size, packer = signed.chunks[number][2], zlib.decompressobj(-15)
-    try:
-        made = packer.decompress(deflate(data, signed, number), size + 1)
-    except zlib.error as error:
-        raise Problem(f"chunk {number} cannot be unpacked: {error}") from error
-    if len(made) != size or packer.eof or packer.unconsumed_tail:
-        raise Problem(f"chunk {number} does not unpack to the {size} bytes that its table names")
-    return made
-
-
-def deflate(data: bytes, signed: Signed, number: int) -> memoryview:
+def deflate(data: bytes, signed: Signed, number: int) -> bytes:
     """The raw deflate in a chunk of a tar.gz; raises Problem where what stands around it is not as it must be."""
     first, last = number == 0, number == len(signed.chunks) - 1
-    inner = memoryview(data)[len(GZIP) * first : len(data) - TAIL * last]
-    is_right = len(data) >= len(GZIP) * first + len(FLUSHED) + TAIL * last and inner[-4:] == FLUSHED
+    inner = data[len(GZIP) * first : len(data) - TAIL * last]  # a chunk between them is not copied
+    is_right = len(data) >= len(GZIP) * first + len(FLUSHED) + TAIL * last and inner.endswith(FLUSHED)
     if first and data[: len(GZIP)] != GZIP:
         is_right = False
     if last and (data[-10:-8], data[-4:]) != (b"\x03\0", (signed.said.size & 0xFFFFFFFF).to_bytes(4, "little")):
