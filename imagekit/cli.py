@@ -7,8 +7,6 @@ import gc
 import os
 import sys
 
-from imagekit.verbs import _asked
-
 TYPE_CHECKING = False  # typing's own would cost a third of a no-op build
 
 if TYPE_CHECKING:
@@ -19,6 +17,12 @@ if TYPE_CHECKING:
 def main(argv: "Sequence[str] | None" = None) -> int:
     """Run one command line and give its exit status."""
     words = sys.argv[1:] if argv is None else list(argv)
+    if words[:1] == ["run"]:
+        from imagekit import runner
+
+        code = runner.main(words[1:])
+        if code is not None:
+            return code
     if words[:1] == ["build"]:
         from imagekit import stamp
 
@@ -35,6 +39,7 @@ def main(argv: "Sequence[str] | None" = None) -> int:
 def _main(words: "Sequence[str]") -> int:
     from imagekit import usage
     from imagekit.errors import Problem
+    from imagekit.verbs import _asked
 
     asked = usage.parser(words).parse_args(words)
     asked.words = words

@@ -187,7 +187,9 @@ def _root(place: Path, arch: str, *, key: Key, store: Store, say: Say, stack: Ex
     made = build.artifact(
         image, folder=place.parent, lock=build.read_lock(place), arch=arch, format="tar", key=key, store=store, say=say
     )
-    return _namespace.unpacked(stack.enter_context(made.opened(key)), store, Rig(say=say))
+    held = _namespace.unpacked(stack.enter_context(made.opened(key)), store, Rig(say=say))
+    stack.callback(os.close, held.handle)
+    return Path(held.root)
 
 
 def _ran(root: Path, asked: Steps, given: Mapping[str, Entry], stack: ExitStack) -> bytes:

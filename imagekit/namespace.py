@@ -1,4 +1,4 @@
-"""Enter other roots: unshare, mount, pivot_root and execve, by ctypes; imports nothing of imagekit.
+"""Enter other roots: unshare, mount, pivot_root and execve, by _ctypes; imports nothing of imagekit.
 
 It is the lowest floor because it also runs as a script, by a bare interpreter that knows no package:
 
@@ -12,9 +12,8 @@ the one behind the descriptor of --builtins.
 
 # ruff: noqa: PTH101, PTH102, PTH103, PTH112, PTH114, PTH115, PTH120 - pathlib costs as much as the rest of this script
 
-import ctypes
+import _ctypes
 import os
-import select
 import stat
 import sys
 
@@ -24,12 +23,41 @@ MS_BIND, MS_MOVE, MS_REC, MS_SLAVE = 1 << 12, 1 << 13, 1 << 14, 1 << 19
 MNT_DETACH = 2
 PR_SET_PDEATHSIG = 1
 SIGKILL = 9
-PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}  # <asm/unistd.h>: C libraries have no wrapper for it
+PIVOT_ROOT = {
+    "x86_64": 155,
+    "aarch64": 41,
+    "riscv64": 41,
+    "armv7l": 218,
+}  # <asm/unistd.h>: C libraries have no wrapper for it
 FAILED, NOT_EXECUTABLE, NOT_FOUND = 125, 126, 127  # the codes of env(1), docker and podman for their own failures
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 SHARED = ("local", "src")  # folders of the host's /usr that stay visible: a checkout or a cache may lie there
 
-_libc = ctypes.CDLL(None, use_errno=True)
+
+class _Int(_ctypes._SimpleCData):  # type: ignore[type-arg]
+    _type_ = "i"
+
+
+class _UnsignedLong(_ctypes._SimpleCData):  # type: ignore[type-arg]
+    _type_ = "L"
+
+
+class _Call(_ctypes.CFuncPtr):
+    """A function of the C library, as ctypes.CDLL makes them; the whole of ctypes takes a third of Python's start."""
+
+    _flags_ = _ctypes.FUNCFLAG_CDECL | _ctypes.FUNCFLAG_USE_ERRNO
+    _restype_ = _Int
+
+
+class _Libc:
+    def __init__(self) -> None:
+        self.handle = _ctypes.dlopen(None, 0)  # type: ignore[arg-type]  # as ctypes.CDLL(None) does
+
+    def __getattr__(self, name: str) -> _Call:
+        return _Call(_ctypes.dlsym(self.handle, name))
+
+
+_libc = _Libc()
 
 
 def unshare(flags: int = 0, *, inside: int | None = None) -> bool:
@@ -42,16 +70,27 @@ def unshare(flags: int = 0, *, inside: int | None = None) -> bool:
     if mapped:
         uid, gid = os.getuid(), os.getgid()
         _check(_libc.unshare(CLONE_NEWUSER | CLONE_NEWNS | flags), "make a user namespace")
-        _write("/proc/self/setgroups", "deny")  # user_namespaces(7): before gid_map
-        _write("/proc/self/uid_map", f"{uid if inside is None else inside} {uid} 1")
-        _write("/proc/self/gid_map", f"{gid if inside is None else inside} {gid} 1")
+        _map((uid if inside is None else inside, uid), (gid if inside is None else inside, gid))
     mount(None, "/", flags=MS_REC | MS_SLAVE)
     return mapped
 
 
+def again_as(user: int, group: int) -> None:
+    """Give our one id, in a user namespace, other numbers: by a further one of these."""
+    outer = os.getuid(), os.getgid()
+    _check(_libc.unshare(CLONE_NEWUSER), "make a second user namespace")
+    _map((user, outer[0]), (group, outer[1]))
+
+
+def _map(user: tuple[int, int], group: tuple[int, int]) -> None:
+    _write("/proc/self/setgroups", "deny")  # user_namespaces(7): before gid_map
+    _write("/proc/self/uid_map", f"{user[0]} {user[1]} 1")
+    _write("/proc/self/gid_map", f"{group[0]} {group[1]} 1")
+
+
 def mount(source: str | None, target: str, kind: str = "", *, flags: int = 0, options: str = "") -> None:
     """mount(2); raises OSError that says what was to be mounted where."""
-    result = _libc.mount(_bytes(source), _bytes(target), _bytes(kind), ctypes.c_ulong(flags), _bytes(options))
+    result = _libc.mount(_bytes(source), _bytes(target), _bytes(kind), _UnsignedLong(flags), _bytes(options))
     _check(result, f"mount {kind or source or 'flags'} on {target}")
 
 
@@ -81,6 +120,11 @@ def die_with(parent: int) -> None:
         raise OSError(0, f"the process {parent} that started this one has ended")
 
 
+def syscall(number: int, *words: int | bytes) -> int:
+    """A system call that the C library has no function for; its result, or -1."""
+    return int(_libc.syscall(number, *words))
+
+
 def prctl(option: int, value: int) -> int:
     """prctl(2) with one argument; 0, or -1 where the kernel refuses or does not know it."""
     return int(_libc.prctl(option, value, 0, 0, 0))
@@ -88,7 +132,7 @@ def prctl(option: int, value: int) -> int:
 
 def _check(result: int, what: str) -> None:
     if result:
-        number = ctypes.get_errno()
+        number = _ctypes.get_errno()
         raise OSError(number, f"cannot {what}: {os.strerror(number)}")
 
 
@@ -107,24 +151,29 @@ def _write(path: str, text: str) -> None:
 # --- another root ---------------------------------------------------------------------------------------------------
 
 
-def stage(root: str, *, writable: bool = True) -> bool:
+def stage(root: str, *, writable: bool = True, kept: int = -1, sys: str = "/sys") -> bool:
     """Mount `root`, made whole, in a namespace of our own, and stand in it; say whether it can be written to.
 
-    It can where the kernel allows an overlay here: what is written goes to a tmpfs and is gone at the end. Otherwise
-    the folder is shown read-only, with a tmpfs on /tmp and /run. /proc, /sys and /dev are the host's.
+    It can where the kernel allows an overlay here: what is written goes to a tmpfs and is gone at the end, or to the
+    folder behind the descriptor `kept`. Otherwise the folder is shown read-only, with a tmpfs on /tmp and /run.
     """
-    writable = writable and _overlay(root)
+    writable = writable and _overlay(root, kept)
     if not writable:
         bind(root, root, read_only=True)
         os.chdir(root)
-    for name in ("sys", "dev"):
-        bind("/" + name, _folder(name))
+    dress(names=writable, sys=sys)
+    return writable
+
+
+def dress(*, names: bool = True, sys: str = "/sys") -> None:
+    """Mount in the root where we stand what belongs to the machine: /proc, /sys and /dev are the host's."""
+    bind(sys, _folder("sys"))
+    bind("/dev", _folder("dev"))
     _proc(_folder("proc"))
     mount("tmpfs", _folder("run"), "tmpfs", flags=MS_NOSUID | MS_NODEV, options="mode=755")
     mount("tmpfs", _folder("tmp"), "tmpfs", flags=MS_NOSUID | MS_NODEV, options="mode=1777")
-    if writable:
+    if names:
         _names()
-    return writable
 
 
 def pivot() -> None:
@@ -138,20 +187,23 @@ def pivot() -> None:
     os.chdir("/")
 
 
-def _overlay(root: str) -> bool:
-    """Stand in an overlay of `root`, where the kernel allows one.
+def _overlay(root: str, kept: int) -> bool:
+    """Stand in an overlay of `root`, where the kernel allows one; its upper layer is in memory, or in `kept`.
 
     Paths of the layers go through descriptors or are relative: a comma or colon in a name would end an overlay option.
     """
     lower = os.open(root, os.O_PATH | os.O_DIRECTORY)
     mount("tmpfs", root, "tmpfs", options="mode=700")  # the one folder that is sure to exist; covered here alone
     os.chdir(root)
-    for name in ("upper", "work", "root"):
-        os.mkdir(name)
-    os.chmod("upper", 0o755)  # it becomes the mode of /
-    layers = f"lowerdir=/proc/self/fd/{lower},upperdir=upper,workdir=work"
+    os.mkdir("root")
+    above = "" if kept < 0 else f"/proc/self/fd/{kept}/"
+    for name in ("upper", "work"):
+        if not os.path.isdir(above + name):
+            os.mkdir(above + name)
+    os.chmod(above + "upper", 0o755)  # it becomes the mode of /
+    layers = f"lowerdir=/proc/self/fd/{lower},upperdir={above}upper,workdir={above}work"
     for options in (layers, layers + ",userxattr"):  # the second is for user namespaces (Linux 5.11)
-        if _libc.mount(b"overlay", b"root", b"overlay", ctypes.c_ulong(0), options.encode()) == 0:
+        if _libc.mount(b"overlay", b"root", b"overlay", _UnsignedLong(0), options.encode()) == 0:
             os.close(lower)
             os.chdir("root")
             return True
@@ -234,6 +286,8 @@ def become(argv: list[str], env: dict[str, str], builtins: int = -1) -> int:
 
 def contain() -> None:
     """Go on as the child of a waiting process, as process 1: when it ends, the kernel ends everything it started."""
+    import select
+
     alive, held = os.pipe()
     child = os.fork()
     if child:

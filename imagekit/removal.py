@@ -86,7 +86,7 @@ def is_held(root: int, thing: Thing) -> bool:
 
 
 def _may_be_held(thing: Thing) -> bool:
-    return thing.rank < 0 or thing.kind == "templates"
+    return thing.rank < 0 or thing.kind in ("templates", "roots")
 
 
 def _remove(root: int, folder: int, thing: Thing) -> None:
@@ -99,7 +99,7 @@ def _remove(root: int, folder: int, thing: Thing) -> None:
 
 
 def _check_unlocked(folder: int, name: str) -> None:
-    """Raises BlockingIOError when somebody holds it: drafts, locks and templates in use are locked themselves."""
+    """Raises BlockingIOError when somebody holds it: drafts and locks, templates and roots in use are locked."""
     import fcntl
 
     try:

@@ -7,7 +7,11 @@ whole of a no-op build: json, re and hashlib would double its time.
 
 import os
 import zlib
-from collections.abc import Iterable, Sequence
+
+TYPE_CHECKING = False
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
 
 TICK_NS = 20_000_000  # a file changed this shortly before it was read may change again within its time stamp's grain
 
@@ -19,7 +23,7 @@ def cache_location() -> str:
     return os.path.abspath(own or f"{base}/imagekit")  # noqa: PTH100
 
 
-def unchanged(command: Sequence[str]) -> list[str] | None:
+def unchanged(command: "Sequence[str]") -> list[str] | None:
     """What the command said when it was last run here, if no file that it read or wrote has changed since."""
     asked = _asked(command)
     try:
@@ -42,7 +46,7 @@ def unchanged(command: Sequence[str]) -> list[str] | None:
 
 
 def record(
-    command: Sequence[str], *, read: Iterable[str], wrote: Iterable[str], said: Sequence[str], started_ns: int
+    command: "Sequence[str]", *, read: "Iterable[str]", wrote: "Iterable[str]", said: "Sequence[str]", started_ns: int
 ) -> None:
     """Remember a command that succeeded; not when a file that it read changed while it ran, or just before."""
     inputs = {name: _identity(name) for name in sorted(set(read))}
@@ -61,7 +65,7 @@ def record(
     os.replace(draft, path)  # noqa: PTH105
 
 
-def _asked(command: Sequence[str]) -> str:
+def _asked(command: "Sequence[str]") -> str:
     """The folder, the command and what the environment may decide, in one line."""
     settings = sorted((k, v) for k, v in os.environ.items() if k.startswith(("IMAGEKIT_", "XDG_", "HOME")))
     return repr((os.getcwd(), list(command), settings))  # noqa: PTH109

@@ -51,7 +51,7 @@ def test_every_example_can_be_typed(monkeypatch):
         (["verify", "x", "--key", "/nowhere.pub"], 1, "there is no key /nowhere.pub"),
         (["key", "show", "/etc/hostname"], 1, "is not a key"),
         (["boot", "/nowhere.py"], 1, "/nowhere.py"),
-        (["run", "/nowhere.manifest.json"], 1, "/nowhere.manifest.json"),
+        (["run", "/nowhere.manifest.json"], 125, "/nowhere.manifest.json"),
         (["inspect", "/nowhere"], 1, "/nowhere"),
     ],
 )

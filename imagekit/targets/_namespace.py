@@ -5,23 +5,18 @@ when it ends, and so is everything that it left running.
 """
 
 import os
-import shutil
 import subprocess
-import sys
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
 
-from imagekit import host, inuse, namespace, room
+from imagekit import admission, host, namespace, room, roots
 from imagekit.artifact import Opened
-from imagekit.disk import folder, rootfs
 from imagekit.errors import Problem, RigProblem
 from imagekit.guest import Console, Finished, Guest, GuestProblem, Rig
-from imagekit.store import Store, touch
+from imagekit.store import Store
 
 BUILTINS = Path(__file__).parents[1] / "inside" / "bin" / f"agent.{os.uname().machine}"  # "@read" and its like
-FORM = "1"  # raise it when what is unpacked changes
-MOUNT_POINTS = ("proc", "sys", "dev", "run", "tmp")
 MAX_OUTPUT = 64 << 20  # bytes of each stream of one command
 EPHEMERAL = "each command of a namespace sees the tree as it was built"
 HINT = "`imagekit doctor` tells how this machine can allow it"
@@ -29,7 +24,8 @@ HINT = "`imagekit doctor` tells how this machine can allow it"
 
 def start(opened: Opened, *, rig: Rig, store: Store) -> Guest:
     """The tree, unpacked once per digest; raises RigProblem when this machine allows no such namespace."""
-    root = unpacked(opened, store, rig)
+    held = unpacked(opened, store, rig)
+    root = Path(held.root)
     writable = _is_writable(root)
     running: set[subprocess.Popen[bytes]] = set()
     stopped: list[bool] = []
@@ -54,6 +50,8 @@ def start(opened: Opened, *, rig: Rig, store: Store) -> Guest:
         return Finished(tuple(argv), *done)
 
     def stop() -> None:
+        if not stopped:
+            os.close(held.handle)
         stopped.append(True)
         for process in tuple(running):  # commands of other threads; our own have ended
             host.kill(process)  # whoever talks with it reads its end, reaps it and closes its pipes
@@ -62,57 +60,24 @@ def start(opened: Opened, *, rig: Rig, store: Store) -> Guest:
     return Guest(opened.artifact.arch, "namespace", run, _connect, stop, console, facts, lambda: not stopped)
 
 
-def execute(opened: Opened, argv: Sequence[str], *, store: Store, env: Mapping[str, str] | None = None) -> int:
-    """Become a program of the image: same process, same descriptors, same limits; returns only when that failed."""
-    try:
-        root = unpacked(opened, store, Rig(say=_tell))
-        inuse.outlive(Path(store.location))
-        namespace.unshare(inside=0)
-        namespace.stage(str(root))
-        namespace.pivot()
-    except OSError as error:
-        namespace.say(f"{error.strerror or error} ({HINT})")
-        return namespace.FAILED
-    except Problem as problem:
-        namespace.say(str(problem))
-        return namespace.FAILED
-    return namespace.become(list(argv), {**_environment(), **(env or {})})
-
-
-def unpacked(opened: Opened, store: Store, rig: Rig) -> Path:
-    """The verified bytes as a folder of the cache, made once per digest and boot: a power cut may tear files."""
+def unpacked(opened: Opened, store: Store, rig: Rig) -> roots.Held:
+    """The verified bytes as a root of the cache, made once per digest and boot, locked until it is closed."""
     part = next((part for part in opened.artifact.parts if part.role == "root"), None)
     if part is None or opened.artifact.arch != os.uname().machine:
         raise Problem(
             f"{opened.artifact.name} {opened.artifact.arch} {opened.artifact.format} cannot run in a namespace",
             f"that takes an image in the format tar, oci or docker, for {os.uname().machine}",
         )
-    boot = Path("/proc/sys/kernel/random/boot_id").read_text()[:8]
-    final = store.folder("roots") / f"{part.sha256}-{FORM}-{boot}"
-    if not final.is_dir():
-        with host.once(store.folder("locks"), f"root-{part.sha256}", say=rig.say):
-            if not final.is_dir():
-                rig.say(f"{opened.artifact.name}: unpacking")
-                _unpack(opened, final)
-    touch(final)
-    return final
 
+    def fill(draft: str) -> None:
+        rig.say(f"{opened.artifact.name}: unpacking")
+        admission.unpack(opened.handles["root"], Path(draft, "root"))
 
-def _unpack(opened: Opened, final: Path) -> None:
-    for stale in final.parent.glob(f"{final.name[:64]}*"):  # drafts of the killed, folders of earlier boots
-        shutil.rmtree(stale, ignore_errors=True)
-    draft = final.with_name(f"{final.name}.draft")
     try:
-        folder.write(rootfs.members(opened.handles["root"]), draft)
-        for name in MOUNT_POINTS:
-            with suppress(FileExistsError):  # as a symlink too: namespace.stage refuses to mount through one
-                (draft / name).mkdir()
-        draft.rename(final)
+        return roots.hold(store.location, part.sha256) or roots.make(store.location, part.sha256, fill, say=rig.say)
     except OSError as error:
-        hint = room.hint(final.parent.parent, error)
-        raise RigProblem(f"cannot unpack to {draft}: {error.strerror}", hint) from error
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
+        hint = room.hint(Path(store.location), error)
+        raise RigProblem(f"cannot unpack to {store.location}: {error.strerror}", hint) from error
 
 
 def _is_writable(root: Path) -> bool:
@@ -158,8 +123,3 @@ def _connect(port: int) -> None:
         f"nothing listens on port {port}: a namespace runs single commands, no services",
         "ask for `guest` on a target that boots, as qemu_x86_64",
     )
-
-
-def _tell(line: str) -> None:
-    if sys.stderr.isatty():
-        namespace.say(line)

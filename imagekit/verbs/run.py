@@ -3,27 +3,65 @@
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
-from imagekit import usage
-from imagekit.targets import _namespace
+from imagekit import runner
+from imagekit.asked import Asked
 from imagekit.usage import Verb
 from imagekit.verbs import _asked
+
+KEY = "a trusted key's file, or a folder of public keys (repeatable; else IMAGEKIT_KEY, [tool.imagekit], your own)"
+LISTS = (
+    (("-e", "--env"), "env", "NAME=VALUE", "a variable of the program (repeatable); it has yours as well"),
+    (
+        ("-v", "--volume"),
+        "volumes",
+        "SOURCE:PLACE[:ro]",
+        "show a folder or file of yours in the image (repeatable)",
+    ),
+)
+VALUES = (
+    ("--workdir", "FOLDER", "where the program starts"),
+    ("--user", "USER[:GROUP]", "who it runs as: a name of the image, or a number"),
+    ("--memory", "SIZE", "the most memory that it and its children may have"),
+    ("--cpus", "NUMBER", "the most processors' time, as 1.5"),
+    ("--pids", "NUMBER", "the most processes"),
+    ("--persist", "FOLDER", "keep what is written, in this folder"),
+)
 
 
 def run(asked: Namespace) -> int:
     """Nothing comes back: the exit status is the program's."""
-    store, key = _asked.store(), _asked.key(asked)[0]
-    made = _asked.artifact(asked, key, store, kinds=("root",))
-    with made.opened(key) as opened:
+    wanted = Asked()
+    for name in vars(wanted):
+        setattr(wanted, name, getattr(asked, name))
+    if wanted.image.endswith(".py"):
+        asked.path, asked.key = Path(wanted.image), next(map(Path, wanted.trust), None)
+        signer, path = _asked.key(asked)
+        made = _asked.artifact(asked, signer, _asked.store(), kinds=("root",))
+        wanted.image, wanted.trust = str(made.path), [str(path)]
         _asked.quiet()
-        return int(_namespace.execute(opened, asked.command or ["/bin/sh"], store=store))
+    return runner.start(wanted)
 
 
 def define(verb: ArgumentParser) -> None:
     """What it takes."""
-    verb.add_argument("path", type=Path, metavar="PATH", help="a definition, or an artifact's manifest")
-    verb.add_argument("command", nargs="*", metavar="COMMAND", help="after --; default: /bin/sh")
+    verb.add_argument("image", metavar="IMAGE", help="a definition, an artifact's manifest, or a folder (--insecure)")
+    verb.add_argument("command", nargs="*", metavar="COMMAND", help="after --; default: the image's own, or /bin/sh")
+    verb.add_argument("--trust", "--keyring", "--key", action="append", default=[], metavar="KEY", help=KEY)
+    for names, kept, shown, text in LISTS:
+        verb.add_argument(*names, dest=kept, action="append", default=[], metavar=shown, help=text)
+    for name, shown, text in VALUES:
+        verb.add_argument(name, default="", metavar=shown, help=text)
+    verb.add_argument("--ephemeral", action="store_true", help="unpack into memory, not into the cache")
+    verb.add_argument("--insecure", action="store_true", help="verify nothing")
+    verb.add_argument("--explain", action="store_true", help="tell where the image's root comes to lie, and why")
     verb.set_defaults(arch=None, tools=None)
-    usage.key_option(verb, "key to verify with")
 
 
-VERB = Verb(run, define, ("run images/web.py -- /usr/sbin/nginx -V",))
+VERB = Verb(
+    run,
+    define,
+    (
+        "run images/web.py -- /usr/sbin/nginx -V",
+        "run --trust web.pub -v /srv/www:/srv/www:ro web.manifest.json -- /usr/sbin/nginx -g 'daemon off;'",
+    ),
+)

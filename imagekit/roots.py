@@ -1,0 +1,197 @@
+"""Roots in the cache: unpacked once per digest and boot, locked while somebody lives in them, made again when touched.
+
+    CACHE/roots/DIGEST-2-BOOT/root    the tree; or `image`, an EROFS file system that is mounted as it is
+    CACHE/roots/DIGEST-2-BOOT/note    what every entry looked like when it was made: see `summary`
+
+BOOT are 8 digits of the kernel's boot id: a power cut may tear files that were never written out. Whoever enters one
+holds a shared lock on its folder for as long as it runs, also as another program; nobody removes what is so locked.
+"""
+
+# ruff: noqa: PTH102, PTH103, PTH104, PTH116, PTH208 - pathlib costs as much as the rest of a start
+
+import os
+import stat
+
+from imagekit import stamp
+
+TYPE_CHECKING = False
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+FORM = "2"  # raise it when what is unpacked changes
+FOLDER = "roots"
+DRAFT = ".draft"
+HOUR = 3600.0
+FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+WHOLE = 0xFFFF_FFFF_FFFF_FFFF
+
+
+class Held:
+    """A root of the cache that stays as it is while the descriptor is open."""
+
+    __slots__ = ("handle", "image", "root")
+
+    def __init__(self, folder: str, handle: int) -> None:
+        self.handle = handle
+        self.root, self.image = f"{folder}/root", f"{folder}/image"
+
+    def outlive(self) -> None:
+        """Keep it also after this process became another program, and as long as what that starts."""
+        from imagekit import fitting
+
+        fitting.stay_open(self.handle)
+
+
+def usable(location: str) -> str:
+    """Why a cache may not be used; empty when it may. Another's could be changed by him while we run in it."""
+    try:
+        found = os.stat(location)
+    except FileNotFoundError:
+        return ""
+    except OSError as error:
+        return f"{location}: {error.strerror}"
+    if found.st_uid != os.geteuid():
+        return f"{location} belongs to user {found.st_uid}"
+    return f"{location} can be written to by others" if found.st_mode & 0o022 else ""
+
+
+def hold(location: str, digest: str) -> Held | None:
+    """The root of a digest, locked, if it is there and nobody touched it."""
+    import fcntl
+
+    folder = f"{location}/{FOLDER}/{name_of(digest)}"
+    try:
+        handle = os.open(folder, FLAGS)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        state = os.fstat(handle)
+        if os.path.samestat(os.stat(folder), state) and _note(folder) == _seen(folder):
+            _touch(folder, state)
+            return Held(folder, handle)
+    except OSError:  # it is being removed
+        pass
+    os.close(handle)
+    return None
+
+
+def make(location: str, digest: str, fill: "Callable[[str], None]", *, say: "Callable[[str], None]") -> Held:
+    """The root of a digest, locked; `fill(folder)` makes `root` or `image` in a folder when there is none as it was.
+
+    Raises OSError when the cache cannot be written to, and what `fill` raises.
+    """
+    from pathlib import Path
+
+    from imagekit import host
+
+    base = f"{location}/{FOLDER}"
+    for made in (location, base, f"{location}/locks"):
+        os.makedirs(made, mode=0o700, exist_ok=True)
+    with host.once(Path(location, "locks"), f"root-{digest}", say=say):
+        held = hold(location, digest)
+        if held is None:
+            sweep(base, digest)
+            _make(base, digest, fill)
+            held = hold(location, digest)
+    if held is None:
+        raise OSError(0, f"{base} does not keep what is written to it")
+    return held
+
+
+def sweep(base: str, digest: str = "") -> None:
+    """Remove what killed processes left, and a touched root of this digest or one of an earlier boot; none in use."""
+    import fcntl
+    import shutil
+
+    for name in os.listdir(base):
+        if not (name.endswith(DRAFT) or (digest and name.startswith(f"{digest}-"))):
+            continue
+        try:
+            handle = os.open(f"{base}/{name}", FLAGS)
+        except OSError:
+            continue
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(f"{base}/{name}", ignore_errors=True)
+        except OSError:  # in use: out of the way, and removed by who sweeps when it is not
+            if not name.endswith(DRAFT):
+                os.rename(f"{base}/{name}", f"{base}/{name}.{os.urandom(4).hex()}{DRAFT}")
+        finally:
+            os.close(handle)
+
+
+def summary(folder: str) -> str:
+    """How many entries lie in a folder, and a sum over inode, size, times and mode of each.
+
+    Whoever writes to one, or changes anything about it, moves its ctime, which nobody can set back.
+    """
+    count = total = 0
+    waiting = [folder]
+    while waiting:
+        with os.scandir(waiting.pop()) as found:
+            for entry in found:
+                state = entry.stat(follow_symlinks=False)
+                count += 1
+                total += _weight(state)
+                if stat.S_ISDIR(state.st_mode):
+                    waiting.append(entry.path)
+    return f"{count} {total & WHOLE:016x}\n"
+
+
+def name_of(digest: str) -> str:
+    """The name of a digest's folder since this machine was started."""
+    with open("/proc/sys/kernel/random/boot_id", "rb", buffering=0) as file:
+        return f"{digest}-{FORM}-{file.read(8).decode()}"
+
+
+def location() -> str:
+    """Where the cache of this user lies."""
+    return stamp.cache_location()
+
+
+def _touch(folder: str, state: os.stat_result) -> None:
+    """Note once an hour that it is used, for those who remove what nobody uses."""
+    import time
+
+    if abs(time.time() - state.st_ctime) > HOUR:
+        from imagekit import store
+
+        store.touch(folder)
+
+
+def _weight(state: os.stat_result) -> int:
+    return state.st_ino + 3 * state.st_size + 5 * state.st_mtime_ns + 7 * state.st_ctime_ns + 11 * state.st_mode
+
+
+def _seen(folder: str) -> str:
+    """What a root looks like now."""
+    try:
+        return f"1 {_weight(os.lstat(f'{folder}/image')) & WHOLE:016x}\n"
+    except FileNotFoundError:
+        return summary(f"{folder}/root")
+
+
+def _note(folder: str) -> str:
+    with open(f"{folder}/note", "rb", buffering=0) as file:
+        return file.read(100).decode("ascii", "replace")
+
+
+def _make(base: str, digest: str, fill: "Callable[[str], None]") -> None:
+    import fcntl
+    import shutil
+
+    name = name_of(digest)
+    draft = f"{base}/{name}.{os.getpid()}{DRAFT}"
+    os.mkdir(draft, 0o700)
+    handle = os.open(draft, FLAGS)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        fill(draft)
+        with open(f"{draft}/note", "x") as file:
+            file.write(_seen(draft))
+        os.rename(draft, f"{base}/{name}")
+    finally:
+        os.close(handle)
+        shutil.rmtree(draft, ignore_errors=True)
