@@ -41,7 +41,7 @@ def _main(words: "Sequence[str]") -> int:
     from imagekit.errors import Problem
     from imagekit.verbs import _asked
 
-    asked = usage.parser(words).parse_args(words)
+    asked = usage.parse(words)
     asked.words = words
     if getattr(asked, "mirror", None):
         os.environ["IMAGEKIT_MIRROR"] = asked.mirror  # where mirror.py looks, in processes that we start too

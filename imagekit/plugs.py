@@ -14,7 +14,7 @@ from typing import Any
 from imagekit.errors import Defect, unknown
 
 CONSTANTS = {"sources": "SOURCE", "stores": "STORE", "formats": "FORMAT", "targets": "TARGET", "sites": "SITE",
-             "verbs": "VERB", "advisories": "FEED"}  # fmt: skip
+             "verbs": "VERB", "advisories": "FEED", "units": "UNIT"}  # fmt: skip
 
 
 def names(kind: str) -> tuple[str, ...]:

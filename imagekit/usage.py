@@ -22,6 +22,17 @@ class Verb(NamedTuple):
     run: Run
     define: Callable[[argparse.ArgumentParser], None]
     examples: tuple[str, ...]
+    takes_command: bool = False  # behind `--`, wherever its options stand
+
+
+def parse(words: Sequence[str]) -> argparse.Namespace:
+    """What was asked; ends the program where that is wrong, or help was asked for."""
+    cut = words.index("--") if "--" in words else 0
+    if cut and words[0] in plugs.own("verbs") and plugs.load("verbs", words[0]).takes_command:
+        asked = parser(words).parse_args(words[:cut])  # argparse would take none there, once options stood before it
+        asked.command = [*words[cut + 1 :]]
+        return asked
+    return parser(words).parse_args(words)
 
 
 def parser(words: Sequence[str]) -> argparse.ArgumentParser:
@@ -42,7 +53,7 @@ def parser(words: Sequence[str]) -> argparse.ArgumentParser:
         if name not in words:
             every.add_parser(name, help=text)
             continue
-        run, define, examples = plugs.load("verbs", name)
+        run, define, examples, _ = plugs.load("verbs", name)
         shown = "\n".join(f"  imagekit {example}" for example in examples)
         verb = every.add_parser(name, help=text, description=text, epilog=f"examples:\n{shown}", formatter_class=raw)
         define(verb)

@@ -12,10 +12,11 @@ from imagekit.artifact import Format
 from imagekit.errors import Defect, Problem
 from imagekit.guest import Target
 from imagekit.package import Source
+from imagekit.unit import Unit
 from imagekit.usage import Verb
 
 CONTRACTS = {"sources": Source, "formats": Format, "targets": Target, "stores": Callable, "sites": Callable,
-             "verbs": Verb, "advisories": Feed}  # fmt: skip
+             "verbs": Verb, "advisories": Feed, "units": Unit}  # fmt: skip
 EVERY = [(kind, name) for kind in plugs.CONSTANTS for name in plugs.names(kind)]
 
 

@@ -1,0 +1,1 @@
+"""How a service of an image is told to another supervisor; a file here is a kind of supervisor."""

@@ -1,0 +1,122 @@
+"""What `imagekit unit systemd` writes, in a machine with Debian's systemd: verified, started, asked."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from imagekit import build, definition, key, plugs
+from imagekit.guest import Guest, Rig
+from imagekit.image import File, Symlink, Text
+from imagekit.stores.directory import open_store
+from imagekit.unit import Program, Volume, Wishes
+from imagekit.units import systemd
+
+HOME = Path(__file__).parent.parent
+MACHINE = HOME / "fixtures/units/guest.py"
+SIGNER = key.read(HOME / "fixtures/keys/test.key")
+UNITS = "/etc/systemd/system"
+HOSTILE = [
+    *("", " ", "a b", "'", '"', "\\", "\\\\x41", "a\\", "$HOME", "${HOME}", "$$", "%n", "%%", "%", ";", "\\;", "#"),
+    *("\n", "a\nExecStart=/bin/false", "\t", "\x01\x7f", "\x85\u2028", "é", "\udcff", "-", "@x", "*", "`id`"),
+]  # fmt: skip
+RECORDER = """#!/bin/sh
+printf '%s\\0' "$@" >$CACHE_DIRECTORY/words
+cat "$3" >$CACHE_DIRECTORY/key
+exec /usr/bin/busybox sleep 100000
+"""
+
+
+def answering(folder: Path) -> Path:
+    """The program that answers on a socket that it is handed."""
+    if find_spec("ziglang") is None and not os.environ.get("CI"):
+        pytest.skip("a C compiler is needed: pip install 'imagekit[dev]'")
+    made = folder / "answer"
+    zig = [sys.executable, "-m", "ziglang", "cc", "-target", "x86_64-linux-musl", "-static", "-Os", "-s"]
+    subprocess.run([*zig, "-o", made, HOME / "fixtures/units/answer.c"], check=True)
+    return made
+
+
+@pytest.fixture(scope="module")
+def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guest]:
+    """It runs web.service by web.socket, and words.service."""
+    folder = tmp_path_factory.mktemp("units")
+    answering(folder)
+    web = Program("web", "web 1", "x86_64", "/srv/app", True, "0" * 64, ("/app", "a b", "$x %n"))
+    words = Program("words", "words 1", "x86_64", "/srv/words.tar.gz", False, "0" * 64, ("/x", *HOSTILE), {"A": "b $c"})
+    wishes = Wishes(key=SIGNER.public_text(), imagekit="/srv/a recorder", volumes=(Volume("/srv", "/data", False),))
+    texts = {
+        **systemd.write([words], wishes),
+        **systemd.write([web], Wishes(listen=("127.0.0.1:80",), unprivileged=True, memory=32 << 20, cpus=1.5, pids=9)),
+    }
+    image = definition.load(MACHINE)
+    files = {
+        **image.files,
+        **{f"{UNITS}/{name}": Text(text) for name, text in texts.items()},
+        f"{UNITS}/sockets.target.wants/web.socket": Symlink("../web.socket"),
+        f"{UNITS}/default.target.wants/words.service": Symlink("../words.service"),
+        "/srv/app": File("answer", mode=0o755),
+        "/srv/a recorder": Text(RECORDER, mode=0o755),
+    }
+    plug, store = plugs.load("targets", "qemu_x86_64"), open_store()
+    made = build.artifact(replace(image, files=files), folder=folder, lock=build.read_lock(MACHINE), arch="x86_64",
+                          format="kernel_initrd", key=SIGNER, store=store)  # fmt: skip
+    rig = Rig(tools=os.environ.get("IMAGEKIT_TOOLS", "auto"))
+    with made.opened(SIGNER) as opened, plug.start(opened, rig=rig, store=store) as guest:
+        yield guest
+        guest.power.cut()  # it is of no use any more, and ends in no other way that early boot knows
+
+
+def test_systemd_finds_nothing_to_say_of_them(machine: Guest) -> None:
+    done = machine.run(
+        [
+            "/usr/bin/systemd-analyze",
+            "verify",
+            *(f"{UNITS}/{n}" for n in ("web.service", "web.socket", "words.service")),
+        ]
+    )
+    assert (done.code, done.stdout, done.stderr) == (0, b"", b"")
+
+
+def test_every_word_arrives_as_it_was(machine: Guest) -> None:
+    machine.expect("file:/var/cache/imagekit/key")
+    said = machine.read("/var/cache/imagekit/words").split(b"\0")[:-1]
+    assert said[:3] == [b"run", b"--trust", b"/run/credentials/words.service/image.pub"]
+    assert said[3:8] == [b"-e", b"A=b $c", b"-v", b"/srv:/data", b"/srv/words.tar.gz"]
+    assert said[8:] == [b"--", b"/x", *(word.encode("utf-8", "surrogateescape") for word in HOSTILE)]
+    assert machine.read("/var/cache/imagekit/key") == SIGNER.public_text().encode()
+
+
+def shown(machine: Guest, name: str) -> str:
+    """A property of web.service."""
+    return machine.run(f"systemctl show --value -p {name} web.service").check().text
+
+
+def asked(machine: Guest) -> str:
+    return machine.run("wget -q -O - http://127.0.0.1/").check().text
+
+
+def test_the_socket_starts_the_program_which_is_the_process_of_the_unit(machine: Guest) -> None:
+    assert shown(machine, "ActiveState") == "inactive"
+    said = asked(machine)
+    pid = shown(machine, "MainPID")
+    user = machine.run(["stat", "-c", "%u", f"/proc/{pid}"]).text
+    assert said.startswith(f"pid {pid} for {pid} as {user}: [--bundle-exec] [/app] [a b] [$x %n]")
+    assert 61184 <= int(user) <= 65519  # DynamicUser= (systemd.exec(5))
+    assert [shown(machine, name) for name in ("MemoryMax", "TasksMax", "CPUQuotaPerSecUSec")] == [
+        "33554432", "9", "1.500000s"]  # fmt: skip
+
+
+def test_a_program_that_was_killed_is_started_again_and_one_that_is_stopped_is_not(machine: Guest) -> None:
+    asked(machine)
+    pid = shown(machine, "MainPID")
+    machine.run(["kill", "-KILL", pid]).check()
+    machine.expect("command:[ $(systemctl show --value -p NRestarts web.service) = 1 ]")
+    assert f"pid {pid} " not in asked(machine)
+    machine.run("systemctl stop web.socket web.service").check()
+    assert [shown(machine, name) for name in ("ActiveState", "MainPID")] == ["inactive", "0"]
