@@ -3,7 +3,7 @@
 Reading, hashing and writing a large chunk let go of Python's lock, so that two of them cost the longer one, not both.
 """
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -12,7 +12,9 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
 
 T = TypeVar("T")
+Buffer = bytes | memoryview
 
+SMALL, ENOUGH = 1 << 16, 1 << 17  # bytes of a chunk that is joined with others, and of those together
 LARGE = 1 << 18  # bytes of a chunk that is worth telling another thread of
 AHEAD = 4  # chunks that may wait, which bounds the memory
 LOOK = 1.0  # seconds after which a wait looks whether Ctrl-C was pressed in the moment before it fell asleep
@@ -26,7 +28,7 @@ class Sum:
         self._chunks: Any = None
         self._thread: Any = None
 
-    def update(self, chunk: bytes) -> None:
+    def update(self, chunk: Buffer) -> None:
         """Take in a chunk, which nobody may change afterwards."""
         if self._thread is None and len(chunk) < LARGE:
             self._total.update(chunk)
@@ -58,6 +60,25 @@ class Sum:
     def _hash(self) -> None:
         while (chunk := self._chunks.get()) is not None:
             self._total.update(chunk)
+
+
+def gathered(chunks: Iterable[Buffer]) -> Iterator[Buffer]:
+    """The same bytes in fewer chunks: what is small comes joined, and what is not comes as it is.
+
+    Each chunk costs its hash and its writing a call, and between two threads a turn.
+    """
+    few, size = list[Buffer](), 0
+    for chunk in chunks:
+        if len(chunk) < SMALL:
+            few.append(chunk)
+            size += len(chunk)
+        if few and (size >= ENOUGH or len(chunk) >= SMALL):
+            yield b"".join(few)
+            few, size = [], 0
+        if len(chunk) >= SMALL:
+            yield chunk
+    if few:
+        yield b"".join(few)
 
 
 @contextmanager

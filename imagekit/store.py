@@ -24,7 +24,7 @@ class Store:
     location: str
     has: Callable[[str], bool]  # is there an object of this digest; its bytes are not looked at
     read: Callable[[str], bytes]  # checked bytes; KeyError when there is none, or when it was bad and is now set aside
-    write: Callable[[Iterable[bytes]], str]  # -> digest; atomic: a killed writer leaves nothing that can be read
+    write: Callable[[Iterable[bytes | memoryview]], str]  # -> digest; a killed writer leaves nothing that can be read
     path: Callable[[str], Path]  # where an object lies, for those who check what they read there
     recall: Callable[[str, str], bytes | None]  # (kind, key) -> note
     remember: Callable[[str, str, bytes], None]  # (kind, key, note)

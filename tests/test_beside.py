@@ -24,6 +24,14 @@ def test_the_sum_is_that_of_all_chunks_in_order(sizes):
     assert not _named("sha256")
 
 
+@pytest.mark.parametrize("size", [1, 4000, beside.SMALL - 1, beside.SMALL, 1 << 20])
+def test_what_is_small_comes_joined(size):
+    chunks = [bytes([n]) * size for n in range(100)]
+    found = list(beside.gathered([memoryview(chunks[0]), *chunks[1:], b""]))
+    assert b"".join(found) == b"".join(chunks)
+    assert all(size >= beside.SMALL or len(one) >= beside.ENOUGH for one in found[:-1])
+
+
 def test_the_thread_ends_with_a_writer_that_fails():
     with pytest.raises(OSError, match="no room"), beside.summed() as total:  # noqa: PT012 - fed as by a writer
         for _ in range(20):

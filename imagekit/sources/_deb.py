@@ -138,7 +138,7 @@ def _fields(control: str) -> dict[str, str]:
     return {"name": fields["Package"], "source": source, "source_version": version, **about}
 
 
-def _files(name: str, packed: bytes, rows: dict[str, kept.Row]) -> Iterator[bytes]:
+def _files(name: str, packed: bytes, rows: dict[str, kept.Row]) -> Iterator[memoryview]:
     """The bytes of every file, one after another, while `rows` fills with where each lies."""
     stream = _tar.Stream(_unpacked(name, packed))
     offset = 0

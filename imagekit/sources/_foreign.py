@@ -34,7 +34,9 @@ class Style(NamedTuple):
     is_npms: bool = False  # as npm packs: links are passed over, a file may come twice if it is the same both times
 
 
-def contents(pieces: Iterator[bytes], rows: dict[str, kept.Row], notes: list[str], *, style: Style) -> Iterator[bytes]:
+def contents(
+    pieces: Iterator[bytes], rows: dict[str, kept.Row], notes: list[str], *, style: Style
+) -> Iterator[memoryview]:
     """The bytes of every file, one after another, while `rows` fills with where each lies, `notes` with the rest."""
     stream = _tar.Stream(pieces)
     offset = 0

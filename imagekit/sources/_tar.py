@@ -53,10 +53,13 @@ class Stream:
             data = b"".join((data, *self._more(size - len(data))))
         return data
 
-    def pieces(self, size: int) -> Iterator[bytes]:
-        """Exactly `size` bytes, in pieces of at most a MiB, so that a large file is never whole in memory."""
+    def pieces(self, size: int) -> Iterator[memoryview]:
+        """Exactly `size` bytes as they lie in the pieces: none is copied, and a large file is never whole in memory."""
         while size:
-            data = self.read(min(size, PIECE))
+            if self._at == len(self._piece) and not self._next():
+                raise Problem("the archive is cut short")
+            data = memoryview(self._piece)[self._at : self._at + size]
+            self._at += len(data)
             size -= len(data)
             yield data
 
@@ -92,7 +95,7 @@ def members(stream: Stream) -> Iterator[Member]:
     raise Problem(f"the archive has more than {MAX_MEMBERS} members")
 
 
-def file_bytes(stream: Stream, size: int) -> Iterator[bytes]:
+def file_bytes(stream: Stream, size: int) -> Iterator[memoryview]:
     """The bytes of the file whose member was just yielded; reads the padding as well."""
     yield from stream.pieces(size)
     stream.read(-size % BLOCK)

@@ -8,7 +8,7 @@ from itertools import chain
 from pathlib import Path
 
 from imagekit import host, inuse, shared
-from imagekit.beside import summed
+from imagekit.beside import Buffer, gathered, summed
 from imagekit.errors import RigProblem
 from imagekit.stamp import cache_location
 from imagekit.store import Store, touch
@@ -64,9 +64,9 @@ def open_store(location: Path | None = None) -> Store:
             others.append(shared.find(root))
         return others[0] is not None and _adopted(others[0], digest, path(digest), root)
 
-    def write(chunks: Iterable[bytes]) -> str:
+    def write(chunks: Iterable[Buffer]) -> str:
         with _atomic(root) as (put, publish), summed() as total:
-            for chunk in chunks:
+            for chunk in gathered(chunks):
                 total.update(chunk)
                 put(chunk)
             digest = total.hexdigest()
@@ -152,14 +152,14 @@ def _adopted(others: shared.Shared, digest: str, final: Path, root: Path) -> boo
 
 
 @contextmanager
-def _atomic(root: Path) -> Iterator[tuple[Callable[[bytes], object], Callable[[Path], None]]]:
+def _atomic(root: Path) -> Iterator[tuple[Callable[[Buffer], object], Callable[[Path], None]]]:
     """Functions to write to a draft and to publish it by rename; whatever goes wrong, the draft is removed.
 
     No fsync: every object is hashed when it is read, so what a power cut tears is found and made again.
     """
     draft = root / "drafts" / f"{os.getpid()}-{os.urandom(8).hex()}"
 
-    def put(data: bytes) -> None:
+    def put(data: Buffer) -> None:
         with _told(root):  # only our own writing: a mirror that fails in `chunks` is another matter
             if len(data) >= HOLE and data == ZEROS[: len(data)]:  # a disk may be larger than what there is room for
                 file.seek(len(data), os.SEEK_CUR)
