@@ -218,6 +218,11 @@ def test_a_file_is_cut_where_its_content_says_so() -> None:
     assert all(len(piece) <= chunks.MOST for piece in whole)
     moved = set(chunks.cut([b"inserted" + data])) - set(whole)
     assert sum(map(len, moved)) < 2 * chunks.MOST
+    rows = [{"name": f"package{n}", "sha256": sha256(b"%d" % n).hexdigest(), "version": "1.0-1"} for n in range(1000)]
+    text = json.dumps(rows).encode()
+    rows[500]["version"] = "1.0-12"
+    moved = set(chunks.cut([json.dumps(rows).encode()])) - set(chunks.cut([text]))
+    assert sum(map(len, moved)) < 10_000 < len(text) / 10
 
 
 @pytest.mark.parametrize("size", [0, 1, chunks.LEAST, chunks.MOST + 1, 5_000_000])

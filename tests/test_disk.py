@@ -88,6 +88,24 @@ def test_gnu_tar_reads_the_same():
     assert not listed.stderr
 
 
+def test_what_changed_in_a_tree_changes_its_own_run_alone():
+    """One file that is large, one that is not, one more, one less: every other run is packed to the same bytes."""
+    files = {f"/usr/share/{n}": file(b"%d\n" % n * (n % 90)) for n in range(400)}
+    files |= {f"/usr/lib/{n}": file(b"%d\n" % n * 20_000) for n in range(4)}
+    before = Tree(files)
+    runs = [gzip.segment(run).data for run in tar.runs(before.items())]
+    assert 10 < len(runs) < 40
+    whole = gzip.joined(tar.runs(before.items()))
+    assert whole.data == b"".join(runs)
+    assert python_gzip.decompress(b"".join(gzip.member([whole]))) == b"".join(tar.chunks(before.items()))
+    changes = ({"/usr/share/7": file(b"other")}, {"/usr/lib/2": file(b"2" * 100_000)}, {"/usr/share/71": file(b"")})
+    for change in changes:
+        after = [gzip.segment(run).data for run in tar.runs({**files, **change}.items())]
+        assert len(set(after) - set(runs)) == 1
+    gone = [gzip.segment(run).data for run in tar.runs((path, files[path]) for path in files if path != "/usr/share/9")]
+    assert len(set(gone) - set(runs)) <= 1
+
+
 def test_tar_does_not_depend_on_the_order_of_insertion():
     backwards = Tree(list(TREE.items())[::-1])
     assert written(backwards) == written(TREE)

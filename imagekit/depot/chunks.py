@@ -2,9 +2,9 @@
 
 Two versions of a file then share every blob but those around what changed, wherever it moved to. Cuts are where formats
 begin a part of their own (a zstd frame in an initrd, RFC 8878 section 3.1.1; a full flush in a .tar.gz, RFC 1951
-section 3.2.4), so that equal packages are equal blobs in every image; and at two pairs of bytes, one of which comes
-every 32 KiB of what is compressed. A blob is compressed where that helps, and named by the bytes that are stored, so
-that nothing is unpacked before it is verified.
+section 3.2.4), so that equal packages are equal blobs in every image; at two pairs of bytes, one of which comes every
+32 KiB of what is compressed; and before one in eight of the digests of a text (of manifests and SBOMs). A blob is
+compressed where that helps, and named by the bytes that are stored, so that nothing is unpacked before it is verified.
 """
 
 import re
@@ -15,7 +15,7 @@ from typing import NamedTuple
 from imagekit.errors import Problem
 from imagekit.site import Blob, checked_digest
 
-CUT = re.compile(rb"\x28\xb5\x2f\xfd|(?<=\x00\x00\xff\xff)|(?<=\x7a[\xe0\xe1])", re.DOTALL)
+CUT = re.compile(rb"\x28\xb5\x2f\xfd|(?<=\x00\x00\xff\xff)|(?<=\x7a[\xe0\xe1])|\"[01][0-9a-f]{63}\"", re.DOTALL)
 LEAST, MOST = 2 << 10, 128 << 10  # bytes of a piece of a file; the last one may be smaller
 WINDOW = 4 << 20  # bytes that are looked at together
 TOP = 24  # entries that a list may have; a longer one is cut in its turn

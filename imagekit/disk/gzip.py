@@ -37,6 +37,19 @@ def segment(chunks: Iterable[bytes], *, level: int = LEVEL) -> Segment:
     return Segment(b"".join(out), crc, size)
 
 
+def joined(some: Iterable[Iterable[bytes]]) -> Segment:
+    """Several things as one part, each compressed by itself: the bytes of one depend on no other."""
+    crc = size = 0
+
+    def counted(chunk: bytes) -> bytes:
+        nonlocal crc, size
+        crc, size = zlib.crc32(chunk, crc), size + len(chunk)
+        return chunk
+
+    data = b"".join(run.data for one in some for run in runs(map(counted, one)))
+    return Segment(data, crc, size)
+
+
 def runs(chunks: Iterable[bytes], *, level: int = LEVEL) -> Iterator[Segment]:
     """Compress as many parts as it takes for each to be about a MiB, and of no more than 4 MiB.
 

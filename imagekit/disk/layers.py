@@ -15,7 +15,7 @@ from imagekit.store import Store
 from imagekit.tree import Entry, Slice, Tree
 
 MOST = 100  # Docker stacks 125 at most (moby, maxLayerDepth), overlayfs 500; who builds upon the image needs some too
-RECIPE = f"layer {gzip.VERSION}"
+RECIPE = f"layer 2 {gzip.VERSION}"  # raise the number when other bytes are written
 FOLDERS, OTHERS, LAST = "folders", "others", "image"
 WHITEOUT = ".wh."  # such a name means that another is removed
 
@@ -79,5 +79,5 @@ def _made(part: Tree) -> segments.Kept:
         total.update(chunk)
         return chunk
 
-    made = gzip.segment(map(hashed, chain(tar.chunks(part.items()), [tar.END])))
+    made = gzip.joined(map(hashed, run) for run in chain(tar.runs(part.items()), [[tar.END]]))
     return segments.Kept(b"".join(gzip.member([made])), (int(total.hexdigest(), 16),))

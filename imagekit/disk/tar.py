@@ -4,6 +4,7 @@ One tree has one tar: sorted, times zero, numeric owners, no user names. Every r
 """
 
 from collections.abc import Iterable, Iterator, Mapping
+from zlib import crc32
 
 from imagekit.tree import Entry
 
@@ -17,6 +18,7 @@ TYPES = {
     "fifo": b"6",
 }
 END = bytes(1024)  # two zero blocks
+LARGE, RUN = 32 << 10, 32  # bytes of a file that is a run by itself, and the files of another run, on average
 
 
 def chunks(entries: Iterable[tuple[str, Entry]], *, binary: bool = False) -> Iterator[bytes]:
@@ -24,8 +26,40 @@ def chunks(entries: Iterable[tuple[str, Entry]], *, binary: bool = False) -> Ite
 
     binary: say of every long name that is more than ASCII that it is bytes, for readers whose locale knows no UTF-8.
     """
-    ordered = sorted(entries, key=lambda item: (item[1].kind == "hardlink", item[0].split("/")))
+    ordered = _ordered(entries)
     files = {path: entry for path, entry in ordered if entry.kind == "file"}
+    yield from _members(ordered, files, binary=binary)
+
+
+def runs(entries: Iterable[tuple[str, Entry]]) -> Iterator[Iterator[bytes]]:
+    """The same in runs that are worth compressing apart, each to be taken before the next one.
+
+    A large file is a run, and of the others about one in RUN begins one, as its path says: so a file that changed
+    changes what its run is compressed to, and nothing else, whatever came or went around it.
+    """
+    ordered = _ordered(entries)
+    files = {path: entry for path, entry in ordered if entry.kind == "file"}
+    run: list[tuple[str, Entry]] = []
+    for path, entry in ordered:
+        is_large = entry.kind == "file" and entry.size >= LARGE
+        if run and (is_large or crc32(path.encode("utf-8", "surrogateescape")) % RUN == 0):
+            yield _members(run, files)
+            run = []
+        run.append((path, entry))
+        if is_large:
+            yield _members(run, files)
+            run = []
+    if run:
+        yield _members(run, files)
+
+
+def _ordered(entries: Iterable[tuple[str, Entry]]) -> list[tuple[str, Entry]]:
+    return sorted(entries, key=lambda item: (item[1].kind == "hardlink", item[0].split("/")))
+
+
+def _members(
+    ordered: Iterable[tuple[str, Entry]], files: Mapping[str, Entry], *, binary: bool = False
+) -> Iterator[bytes]:
     for path, entry in ordered:
         yield head(path, _like_its_file(entry, files), binary=binary)
         if entry.kind == "file":

@@ -1,15 +1,12 @@
 """The whole tree as one plain .tar.gz, which every tar program reads, and `imagekit sign` signs as it is."""
 
-from collections.abc import Iterator
-from itertools import chain
-
 from imagekit import early
 from imagekit.artifact import Format, Job, Written
 from imagekit.disk import gzip, segments, tar
 from imagekit.store import Store
 from imagekit.tree import Tree
 
-RECIPE = f"tar 3 {gzip.VERSION}"  # raise the number when disk/tar or disk/gzip writes other bytes
+RECIPE = f"tar 4 {gzip.VERSION}"  # raise the number when disk/tar or disk/gzip writes other bytes
 
 
 def write(tree: Tree, *, job: Job) -> dict[str, Written]:
@@ -18,7 +15,7 @@ def write(tree: Tree, *, job: Job) -> dict[str, Written]:
     No key is used: whoever builds the image again with another key has the same bytes. A part is packed in pieces that
     can be unpacked by themselves, so that signing finds the chunks of docs/format.md there.
     """
-    parts = list(chain.from_iterable(_segments(job.store, part) for part in segments.parts(tree)))
+    parts = [_segment(job.store, part) for part in segments.parts(tree)]
     parts.append(gzip.segment([tar.END]))
     size = sum(part.size for part in parts)
     written = job.store.write(gzip.member(parts))
@@ -26,16 +23,13 @@ def write(tree: Tree, *, job: Job) -> dict[str, Written]:
     return {"root": Written(written, _length(parts), facts)}
 
 
-def _segments(store: Store, part: Tree) -> Iterator[gzip.Segment]:
+def _segment(store: Store, part: Tree) -> gzip.Segment:
     def make(part: Tree) -> segments.Kept:
-        made = list(gzip.runs(tar.chunks(part.items())))
-        facts = chain.from_iterable((len(one.data), one.crc, one.size) for one in made)
-        return segments.Kept(b"".join(one.data for one in made), tuple(facts))
+        made = gzip.joined(tar.runs(part.items()))
+        return segments.Kept(made.data, (made.crc, made.size))
 
-    kept, at = segments.kept(store, RECIPE, part, make), 0
-    for length, crc, size in zip(*[iter(kept.facts)] * 3, strict=True):
-        yield gzip.Segment(kept.data[at : at + length], crc, size)
-        at += length
+    kept = segments.kept(store, RECIPE, part, make)
+    return gzip.Segment(kept.data, *kept.facts)
 
 
 def _start(tree: Tree) -> dict[str, object]:
