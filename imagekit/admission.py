@@ -2,13 +2,16 @@
 
 Which of these it is, `imagekit run --explain` tells:
 
-    in the cache    unpacked once, by digest, below an overlay in memory
-    in memory       unpacked for this run alone, where the cache cannot be used or was not wanted
+    in the cache    by digest, below an overlay in memory: a tree that was unpacked once, or a file system that is
+                    mounted out of a file and never unpacked
+    in memory       the same for this run alone, where the cache cannot be used or was not wanted
 
-What is unpacked are the bytes that were verified, copied while they were hashed; the file is not looked at again.
+What is unpacked or mounted are the bytes that were verified, copied while they were hashed; the file is not looked at
+again. A file system is read from that copy as it is needed, so fs-verity guards it where the kernel has that.
 """
 
 import os
+import struct
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -17,12 +20,15 @@ from typing import NamedTuple
 
 from imagekit import artifact, inuse, key, namespace, options, roots, stamp
 from imagekit import asked as typed
-from imagekit.asked import Asked, Entry, Tree
-from imagekit.disk import folder, rootfs
+from imagekit import unpack as unpacking
+from imagekit.asked import Asked, Entry, Mounted, Tree
+from imagekit.disk import folder, rootfs, signedchunks, signedfile
 from imagekit.errors import Problem, RigProblem
 
 COVER = "/sys"  # what a root in memory lies on: nothing that is still to be loaded lies below it
 MOUNT_POINTS = ("proc", "sys", "dev", "run", "tmp")
+FS_IOC_ENABLE_VERITY, FS_IOC_MEASURE_VERITY = 0x40806685, 0xC0046686  # fsverity.rst; one number for all machines
+DM_VERITY = "dm-verity: not used: it needs a block device, and this is a file"
 RUNS_ON = {"x86_64": ("x86_64",), "aarch64": ("aarch64", "armhf"), "armv7l": ("armhf",), "riscv64": ("riscv64",)}
 
 
@@ -33,13 +39,17 @@ class Source(NamedTuple):
     arch: str
     digest: str  # decides every byte of the root
     entry: Entry
-    fill: Callable[[str], None]  # makes `root` in a folder, from verified bytes
+    fill: Callable[[str], None]  # makes `root`, or `image`, in a folder, from verified bytes
+    write: Callable[[int], None] | None  # writes the file system that it is, verified, to a descriptor; None for a tree
     files: tuple[Path, ...]  # what it lies in
     signer: str
 
 
-class InMemory:
-    """A root that is unpacked for this run alone, in a file system in memory that ends with the program."""
+class Ephemeral:
+    """A root that is unpacked for this run alone, in a file system in memory that ends with the program.
+
+    An EROFS, which is not unpacked, is mounted out of a file without a name, which ends with it as well.
+    """
 
     def __init__(self, source: Source, why: Sequence[str]) -> None:
         self.source, self.entry, self.why = source, source.entry, why
@@ -48,12 +58,15 @@ class InMemory:
         """Unpack it and stand in it, in a mount namespace of our own."""
         machine = os.open(COVER, os.O_PATH | os.O_CLOEXEC)
         namespace.mount("tmpfs", COVER, "tmpfs", flags=namespace.MS_NODEV, options="mode=755")
+        sys = f"/proc/self/fd/{machine}"
         try:
-            self.source.fill(COVER)
+            if self.source.write:
+                _mount_unnamed(self.source.write, self.source.files[0].parent)
+            else:
+                self.source.fill(COVER)
         except Problem as problem:
             raise OSError(0, str(problem)) from problem
-        sys = f"/proc/self/fd/{machine}"
-        if kept >= 0:
+        if kept >= 0 or self.source.write:
             namespace.stage(f"{COVER}/root", kept=kept, sys=sys)
         else:
             namespace.bind(f"{COVER}/root", f"{COVER}/root")
@@ -61,7 +74,27 @@ class InMemory:
             namespace.dress(sys=sys)
 
 
-Admitted = Tree | InMemory
+def _mount_unnamed(write: Callable[[int], None], beside: Path) -> None:
+    """Mount a file system out of a file without a name, in the first place where that can be: memory is none."""
+    os.mkdir(f"{COVER}/root")  # noqa: PTH102
+    failure = OSError(0, typed.NO_EROFS)
+    for place in (roots.location(), "/var/tmp", "/tmp", str(beside)):
+        try:
+            handle = os.open(place, os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, 0o400)
+        except OSError:
+            continue
+        try:
+            write(handle)
+            typed.mount_image(f"/proc/self/fd/{handle}", f"{COVER}/root")
+            return
+        except OSError as error:
+            failure = error
+        finally:
+            os.close(handle)
+    raise failure
+
+
+Admitted = Tree | Ephemeral
 
 
 def admit(asked: Asked) -> Admitted:
@@ -73,7 +106,7 @@ def admit(asked: Asked) -> Admitted:
         namespace.say(f"WARNING: {path.name} is run without its signature being looked at (--insecure)")
     if not path.is_file():
         raise Problem(f"there is no image {path}", "name a signed file, an artifact's manifest, or a definition")
-    source = _artifact(path, keys)
+    source = (_signed if _is_signed(path) else _artifact)(path, keys)
     check_machine(source)
     found = _placed(source, ephemeral=asked.ephemeral)
     if keys is not None and isinstance(found, Tree):
@@ -108,10 +141,19 @@ def _placed(source: Source, *, ephemeral: bool) -> Admitted:
             how = "was there" if held else "was unpacked now"
             held = held or roots.make(cache, source.digest, source.fill, say=_tell)
             held.outlive()
-            return Tree(held.root, entry=source.entry, why=[source.signer, f"in the cache, {how}: {held.root}"])
+            return _entered(held, source, how)
         except (OSError, RigProblem) as error:
             reason = f"the cache cannot be used: {error.strerror if isinstance(error, OSError) else error.message}"
-    return InMemory(source, [source.signer, f"in memory, for this run alone: {reason}"])
+    where = "in a file without a name" if source.write else "in memory"
+    return Ephemeral(source, [source.signer, f"{where}, for this run alone: {reason}"])
+
+
+def _entered(held: roots.Held, source: Source, how: str) -> Tree:
+    why = [source.signer, f"in the cache, {how}: {held.image if held.has_image else held.root}"]
+    if not held.has_image:
+        return Tree(held.root, entry=source.entry, why=why)
+    guards = [guarded(held.image), DM_VERITY]
+    return Mounted(held.image, on=held.root, entry=source.entry, why=[*why, *guards])
 
 
 def _remember(asked: Asked, source: Source, started: int) -> None:
@@ -160,7 +202,7 @@ def _artifact(path: Path, keys: Sequence[key.Key] | None) -> Source:
 
     files = (made.path, made.path.with_name(made.path.name + artifact.SIGNATURE_SUFFIX), made.path.parent / part.file)
     said = f"signed by {signer.id}" if signer else "not verified (--insecure)"
-    return Source(made.name, made.arch, part.sha256, Entry(), fill, files, f"{made.path.name}: {said}")
+    return Source(made.name, made.arch, part.sha256, Entry(), fill, None, files, f"{made.path.name}: {said}")
 
 
 def _signer(made: artifact.Artifact, keys: Sequence[key.Key]) -> key.Key:
@@ -185,9 +227,84 @@ def _opened(made: artifact.Artifact, part: artifact.Part, signer: key.Key | None
             yield file.fileno()
 
 
-def unpack(handle: int, root: Path) -> None:
-    """The root in a file that a format wrote, as a folder with the places that a machine's own folders are shown at."""
-    folder.write(rootfs.members(handle), root)
+def _is_signed(path: Path) -> bool:
+    with open(path, "rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        return os.pread(file.fileno(), 24, max(size - signedfile.END, 0))[16:] == signedfile.MAGIC
+
+
+def _signed(path: Path, keys: Sequence[key.Key] | None) -> Source:
+    """A signed image file: docs/format.md."""
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        signed = signedfile.read(handle, keys)
+    except Problem as problem:
+        raise Problem(f"{path.name}: {problem.message}", problem.hint) from problem
+    said = signed.said
+
+    def unpacked(draft: str) -> None:
+        unpacking.unpack(signedchunks.pieces(handle, signed), f"{draft}/root", durable=False)
+        _add_mount_points(Path(draft, "root"))
+
+    def write(out: int) -> None:
+        for piece in signedchunks.pieces(handle, signed):
+            rest = memoryview(piece)
+            while rest:
+                rest = rest[os.write(out, rest) :]
+
+    def copied(draft: str) -> None:
+        os.mkdir(f"{draft}/root")  # noqa: PTH102 - what it is mounted on
+        out = os.open(f"{draft}/image", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o400)
+        try:
+            write(out)
+        finally:
+            os.close(out)
+        _guard(f"{draft}/image")
+
+    entry = Entry()
+    entry.argv = [os.fsdecode(word) for word in said.arguments]
+    entry.env = dict(os.fsdecode(line).partition("=")[::2] for line in said.environment)
+    entry.user, entry.workdir = f"{said.uid}:{said.gid}", os.fsdecode(said.workdir)
+    signer = "not verified (--insecure)" if signed.key is None else f"signed by {signedfile.id_of(signed.number)}"
+    signer = f"{path.name}: {said.name} {said.version}, {signer}"
+    fill, file = (copied, write) if said.payload == "erofs" else (unpacked, None)
+    return Source(said.name, said.architecture, said.table, entry, fill, file, (path,), signer)
+
+
+def _guard(image: str) -> None:
+    """Let the kernel verify each block that it reads of the image from now on, where it can."""
+    import fcntl
+
+    handle = os.open(image, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        with suppress(OSError):  # the kernel, or the file system, has no fs-verity: `guarded` tells
+            fcntl.ioctl(handle, FS_IOC_ENABLE_VERITY, struct.pack("<IIII112x", 1, 1, 4096, 0))  # SHA-256
+    finally:
+        os.close(handle)
+
+
+def guarded(image: str) -> str:
+    """Whether the kernel verifies what it reads of an image, in words."""
+    import fcntl
+
+    handle = os.open(image, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        digest = bytearray(struct.pack("<HH", 1, 32) + bytes(32))
+        fcntl.ioctl(handle, FS_IOC_MEASURE_VERITY, digest)
+    except OSError as error:
+        return f"fs-verity: no: {error.strerror}; it is a copy that only its owner can write to"
+    finally:
+        os.close(handle)
+    return "fs-verity: yes, the kernel verifies each block that it reads"
+
+
+def _add_mount_points(root: Path) -> None:
     for name in MOUNT_POINTS:
         with suppress(FileExistsError):  # as a symlink too: namespace.stage refuses to mount through one
             (root / name).mkdir()
+
+
+def unpack(handle: int, root: Path) -> None:
+    """The root in a file that a format wrote, as a folder with the places that a machine's own folders are shown at."""
+    folder.write(rootfs.members(handle), root)
+    _add_mount_points(root)

@@ -30,10 +30,10 @@ WHOLE = 0xFFFF_FFFF_FFFF_FFFF
 class Held:
     """A root of the cache that stays as it is while the descriptor is open."""
 
-    __slots__ = ("handle", "image", "root")
+    __slots__ = ("handle", "has_image", "image", "root")
 
-    def __init__(self, folder: str, handle: int) -> None:
-        self.handle = handle
+    def __init__(self, folder: str, handle: int, *, has_image: bool) -> None:
+        self.handle, self.has_image = handle, has_image
         self.root, self.image = f"{folder}/root", f"{folder}/image"
 
     def outlive(self) -> None:
@@ -68,9 +68,10 @@ def hold(location: str, digest: str) -> Held | None:
     try:
         fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
         state = os.fstat(handle)
-        if os.path.samestat(os.stat(folder), state) and _note(folder) == _seen(folder):
+        seen, has_image = _seen(folder)
+        if os.path.samestat(os.stat(folder), state) and _note(folder) == seen:
             _touch(folder, state)
-            return Held(folder, handle)
+            return Held(folder, handle, has_image=has_image)
     except OSError:  # it is being removed
         pass
     os.close(handle)
@@ -165,12 +166,12 @@ def _weight(state: os.stat_result) -> int:
     return state.st_ino + 3 * state.st_size + 5 * state.st_mtime_ns + 7 * state.st_ctime_ns + 11 * state.st_mode
 
 
-def _seen(folder: str) -> str:
-    """What a root looks like now."""
+def _seen(folder: str) -> tuple[str, bool]:
+    """What a root looks like now, and whether it is an image."""
     try:
-        return f"1 {_weight(os.lstat(f'{folder}/image')) & WHOLE:016x}\n"
+        return f"1 {_weight(os.lstat(f'{folder}/image')) & WHOLE:016x}\n", True
     except FileNotFoundError:
-        return summary(f"{folder}/root")
+        return summary(f"{folder}/root"), False
 
 
 def _note(folder: str) -> str:
@@ -190,7 +191,7 @@ def _make(base: str, digest: str, fill: "Callable[[str], None]") -> None:
         fcntl.flock(handle, fcntl.LOCK_EX)
         fill(draft)
         with open(f"{draft}/note", "x") as file:
-            file.write(_seen(draft))
+            file.write(_seen(draft)[0])
         os.rename(draft, f"{base}/{name}")
     finally:
         os.close(handle)

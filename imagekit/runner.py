@@ -4,7 +4,7 @@ Starting Python is most of the time that this takes, so nothing is imported here
 is, is found out by admission.py, once; after that a note tells which root of the cache was verified.
 """
 
-# ruff: noqa: PTH100, PTH112, PTH121 - as in namespace.py: pathlib costs as much as the rest of a start
+# ruff: noqa: PTH100, PTH112, PTH121, PTH208 - as in namespace.py: pathlib costs as much as the rest of a start
 
 import os
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     from imagekit.admission import Admitted
 
+EINVAL = 22
+THREADS_END = 500  # hundredths of a second
 SHELL = ["/bin/sh"]
 NO_NAMESPACE = "`imagekit doctor` tells how this machine can allow it"
 
@@ -64,10 +66,21 @@ def run(asked: Asked) -> int:
 
 
 def _unshare() -> bool:
-    try:
-        return namespace.unshare(inside=0)
-    except OSError as error:
-        raise OSError(error.errno, f"{error.strerror} ({NO_NAMESPACE})") from None
+    for rest in range(THREADS_END, -1, -1):
+        try:
+            return namespace.unshare(inside=0)
+        except OSError as error:
+            if error.errno == EINVAL and rest and len(os.listdir("/proc/self/task")) > 1:
+                _wait()  # threads that have unpacked are ending: user namespaces are for processes of one (unshare(2))
+                continue
+            raise OSError(error.errno, f"{error.strerror} ({NO_NAMESPACE})") from None
+    return False
+
+
+def _wait() -> None:
+    import time
+
+    time.sleep(0.01)
 
 
 def _become(asked: Asked, entry: Entry, *, mapped: bool) -> int:
@@ -120,9 +133,12 @@ def _known(asked: Asked) -> "Tree | Admitted | None":
     held = roots.hold(cache, said[0])
     if held is None:
         return None
-    why = ["verified by an earlier run, no file has changed since", f"entered in the cache: {held.root}"]
     held.outlive()
-    return Tree(held.root, entry=Entry(said[1:]), why=why)
+    entry, why = Entry(said[1:]), ["verified by an earlier run, no file has changed since"]
+    if held.has_image:
+        why.append(f"mounted from the cache: {held.image}")
+        return typed.Mounted(held.image, on=held.root, entry=entry, why=why)
+    return Tree(held.root, entry=entry, why=[*why, f"entered in the cache: {held.root}"])
 
 
 def _admitted(asked: Asked) -> "Tree | Admitted | None":

@@ -44,7 +44,11 @@ def run(asked: Namespace) -> int:
 
 def define(verb: ArgumentParser) -> None:
     """What it takes."""
-    verb.add_argument("image", metavar="IMAGE", help="a definition, an artifact's manifest, or a folder (--insecure)")
+    verb.add_argument(
+        "image",
+        metavar="IMAGE",
+        help="a signed image file, an artifact's manifest, a definition, or a folder (--insecure)",
+    )
     verb.add_argument("command", nargs="*", metavar="COMMAND", help="after --; default: the image's own, or /bin/sh")
     verb.add_argument("--trust", "--keyring", "--key", action="append", default=[], metavar="KEY", help=KEY)
     for names, kept, shown, text in LISTS:
@@ -61,6 +65,7 @@ VERB = Verb(
     run,
     define,
     (
+        "run web.tar.gz",
         "run images/web.py -- /usr/sbin/nginx -V",
         "run --trust web.pub -v /srv/www:/srv/www:ro web.manifest.json -- /usr/sbin/nginx -g 'daemon off;'",
     ),
