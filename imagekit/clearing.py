@@ -25,6 +25,7 @@ KINDS = {  # what is removed when nobody used it for long, in this order: notes 
     "catalogues": FILES,
     "notes": SHARDS,
     "artifacts": TREES,
+    "images": FILES,
     "templates": TREES,
     "roots": TREES,
     "tools": TREES,
@@ -33,7 +34,13 @@ KINDS = {  # what is removed when nobody used it for long, in this order: notes 
 }
 LEFTOVERS = (  # where killed processes leave things, and how the names begin and end
     *(("drafts", "", ""), ("drafts-of-roots", "", ""), ("drafts-of-disks", "", ""), ("opened", "", "")),
-    *(("disks", "", ""), ("compared", "", ""), ("rebuilt", "", ""), ("locks", "", ".lock")),
+    *(
+        ("disks", "", ""),
+        ("drafts-of-images", "", ""),
+        ("compared", "", ""),
+        ("rebuilt", "", ""),
+        ("locks", "", ".lock"),
+    ),
     *(("artifacts", ".", ""), ("templates", "draft-", ""), ("tools", "draft-", ""), ("roots", "", ".draft")),
 )
 UNITS = {"": 1, "B": 1, **dict.fromkeys(("K", "KiB"), 1 << 10), **dict.fromkeys(("M", "MiB"), 1 << 20)}

@@ -10,22 +10,23 @@ import ssl
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from hashlib import new, sha256
 from http import HTTPStatus
 from math import inf
 from queue import SimpleQueue
-from socket import SHUT_RDWR, gaierror, socket
+from socket import SHUT_RDWR, socket
 from threading import Event, Timer
 from time import monotonic
 from typing import TypeVar
-from urllib.parse import SplitResult, quote, unquote, urljoin, urlsplit
+from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
+from imagekit import wire
 from imagekit.beside import until_one_fails
 from imagekit.errors import RigProblem
 from imagekit.package import Gone
 from imagekit.store import Store
+from imagekit.wire import Patience
 
 CONNECTIONS = 4  # with more, name resolution was seen to fail
 PIECE = 1 << 16
@@ -37,21 +38,6 @@ TRY_LATER = "try again, or name another mirror"
 Beat = Callable[[int], None]  # so many more bytes; fewer, when a try was for nothing
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
-
-
-@dataclass(frozen=True)
-class Patience:
-    """How long a mirror may take."""
-
-    stall: float = 30.0  # seconds without a byte
-    start: float = 120.0  # seconds of the deadline for a file, before its size counts
-    slowest: float = 20_000.0  # bytes a second, by which the deadline grows with the size
-    tries: int = 5
-    pause: float = 0.5  # seconds before the second try, doubled before each further one
-
-    def deadline(self, size: int) -> float:
-        """The moment by which a file of this size must be here, however often it is tried."""
-        return monotonic() + self.start + size / self.slowest
 
 
 PATIENCE = Patience()
@@ -122,7 +108,7 @@ class Line:
             timer.daemon = True
             timer.start()
             try:
-                connection.request("GET", target, headers=_headers(urlsplit(url)))
+                connection.request("GET", target, headers=wire.headers(urlsplit(url)))
                 with connection.getresponse() as response:
                     if response.status not in REDIRECTS:
                         yield response
@@ -131,14 +117,14 @@ class Line:
             finally:
                 timer.cancel()
             self.close()
-        raise RigProblem(f"{_shown(url)}: the mirror redirects more than {MAX_REDIRECTS} times", TRY_LATER)
+        raise RigProblem(f"{wire.shown(url)}: the mirror redirects more than {MAX_REDIRECTS} times", TRY_LATER)
 
     def _ready(self, url: SplitResult) -> tuple[http.client.HTTPConnection, str]:
         """A connection to the host of `url`, or to the proxy before it, and what to ask it for."""
-        to, proxy = (url.scheme, url.netloc), _proxy(url)
+        to, proxy = (url.scheme, url.netloc), wire.proxy_of(url)
         if self._connection is None or self._to != to:
             self.close()
-            self._connection, self._to = _connection(url, proxy, self.calls.patience.stall), to
+            self._connection, self._to = wire.connection(url, proxy, self.calls.patience.stall), to
         if self._connection.sock is None:
             self._connection.connect()
             self._handle = self._connection.sock
@@ -207,14 +193,14 @@ def take(line: Line, url: str, limit: int, *, algorithm: str, digest: str, store
         with closing(_pieces(line, url, limit, deadline, lambda _: None)) as pieces:
             return store.write(_compared(pieces, url, algorithm, digest, line.calls.patience))
 
-    return _tried(line, _shown(url), deadline, attempt)
+    return _tried(line, wire.shown(url), deadline, attempt)
 
 
 def text(line: Line, url: str, limit: int, digest: str = "") -> bytes:
     """The bytes at `url`, at most `limit`; with a sha256 just as many, and just those. Raises Missing for none."""
     deadline = line.calls.patience.deadline(limit)
     read = partial(_pieces, line, url, limit, deadline, lambda _: None, digest)
-    return _tried(line, _shown(url), deadline, lambda: b"".join(read()))
+    return _tried(line, wire.shown(url), deadline, lambda: b"".join(read()))
 
 
 def _tried(line: Line, what: str, deadline: float, attempt: Callable[[], _Result]) -> _Result:
@@ -241,7 +227,7 @@ def _pieces(
             announced = _announced(response, url, limit, exact=bool(digest))
             while piece := _read(response, announced, got, limit):
                 if got + len(piece) > limit:
-                    raise RigProblem(f"{_shown(url)}: the mirror sends more than {limit} bytes", TRY_LATER)
+                    raise RigProblem(f"{wire.shown(url)}: the mirror sends more than {limit} bytes", TRY_LATER)
                 got += len(piece)
                 beat(len(piece))
                 total.update(piece)
@@ -270,7 +256,7 @@ def _compared(pieces: Iterator[bytes], url: str, name: str, wanted: str, may: Pa
         got += len(piece)
         total.update(piece)
         if monotonic() - began > may.start + got / may.slowest:
-            raise RigProblem(f"{_shown(url)}: the mirror is too slow, after {got} bytes", TRY_LATER)
+            raise RigProblem(f"{wire.shown(url)}: the mirror is too slow, after {got} bytes", TRY_LATER)
         yield piece
     _compare(wanted, total.hexdigest(), url, got, name)
 
@@ -278,7 +264,7 @@ def _compared(pieces: Iterator[bytes], url: str, name: str, wanted: str, may: Pa
 def _compare(wanted: str, got: str, url: str, size: int, algorithm: str = "sha256") -> None:
     if got != wanted:
         raise RigProblem(
-            f"{_shown(url)}: the mirror sent {size} bytes with the {algorithm} {got}, not {wanted}",
+            f"{wire.shown(url)}: the mirror sent {size} bytes with the {algorithm} {got}, not {wanted}",
             f"the mirror or something between changed them; nothing was kept; {TRY_LATER}",
         )
 
@@ -292,15 +278,15 @@ def _read(response: http.client.HTTPResponse, announced: int | None, got: int, l
 def _announced(response: http.client.HTTPResponse, url: str, limit: int, *, exact: bool) -> int | None:
     """The length that the response gives for its body; raises for a response that is not the file asked for."""
     if response.status in AGAIN:
-        raise _Again(f"the mirror answers {_status(response)}")
+        raise _Again(f"the mirror answers {wire.status(response)}")
     if response.status in GONE:
-        raise Missing(f"{_shown(url)}: the mirror answers {_status(response)}", TRY_LATER)
+        raise Missing(f"{wire.shown(url)}: the mirror answers {wire.status(response)}", TRY_LATER)
     if response.status != HTTPStatus.OK:
-        raise RigProblem(f"{_shown(url)}: the mirror answers {_status(response)}", TRY_LATER)
+        raise RigProblem(f"{wire.shown(url)}: the mirror answers {wire.status(response)}", TRY_LATER)
     length: int | None = response.length
     if length is not None and (length > limit or (exact and length != limit)):
         wanted = f"where {limit} are expected" if exact else f"where at most {limit} are"
-        raise RigProblem(f"{_shown(url)}: the mirror announces {length} bytes {wanted}", TRY_LATER)
+        raise RigProblem(f"{wire.shown(url)}: the mirror announces {length} bytes {wanted}", TRY_LATER)
     return length
 
 
@@ -311,24 +297,9 @@ def _faults(patience: Patience, url: str) -> Iterator[None]:
         yield
     except ssl.SSLCertVerificationError as error:
         why = f"the mirror's certificate is not valid: {error.verify_message}"
-        raise RigProblem(f"{_shown(url)}: {why}", TRY_LATER) from error
+        raise RigProblem(f"{wire.shown(url)}: {why}", TRY_LATER) from error
     except (OSError, http.client.HTTPException, ValueError) as error:
-        raise _Again(_reason(error, patience)) from error
-
-
-def _reason(error: Exception, patience: Patience) -> str:
-    if isinstance(error, TimeoutError):
-        return f"the mirror was silent for {patience.stall:g} s"
-    if isinstance(error, gaierror):
-        return f"the mirror's name cannot be resolved: {error.strerror}"
-    if isinstance(error, http.client.IncompleteRead):
-        return "the mirror cut the body"
-    return f"the connection failed: {getattr(error, 'strerror', None) or error or type(error).__name__}"
-
-
-def _status(response: http.client.HTTPResponse) -> str:
-    reason = "".join(c if c.isprintable() else "?" for c in response.reason or "")
-    return f"{response.status} {reason[:60]}".strip()
+        raise _Again(wire.reason(error, patience)) from error
 
 
 def _redirected(url: str, location: str) -> str:
@@ -343,56 +314,7 @@ def _redirected(url: str, location: str) -> str:
     upgraded = (old.scheme, new.scheme, old.hostname, port) == ("http", "https", new.hostname, None)
     if not location or not (stays or upgraded):
         raise RigProblem(
-            f"{_shown(url)}: the mirror redirects elsewhere: {ascii(location)[:200]}",
+            f"{wire.shown(url)}: the mirror redirects elsewhere: {ascii(location)[:200]}",
             "if you trust that address, name it as the mirror",
         )
     return new._replace(netloc=old.netloc if stays else new.netloc, query="", fragment="").geturl()
-
-
-def _connection(url: SplitResult, proxy: SplitResult | None, timeout: float) -> http.client.HTTPConnection:
-    via = proxy or url
-    if url.scheme == "http":
-        return http.client.HTTPConnection(via.hostname or "", via.port or 80, timeout=timeout)
-    port = via.port or (80 if proxy else 443)
-    connection = http.client.HTTPSConnection(via.hostname or "", port, timeout=timeout, context=_tls())
-    if proxy:
-        connection.set_tunnel(url.hostname or "", url.port or 443, _basic(proxy, "Proxy-Authorization"))
-    return connection
-
-
-_tls = cache(ssl.create_default_context)
-
-
-def _proxy(url: SplitResult) -> SplitResult | None:
-    """The proxy that http_proxy, https_proxy and no_proxy name for this address."""
-    from urllib.request import getproxies, proxy_bypass
-
-    named = getproxies().get(url.scheme)
-    if not named or proxy_bypass(url.netloc.rpartition("@")[2]):
-        return None
-    return urlsplit(named if "://" in named else f"http://{named}")
-
-
-def _headers(url: SplitResult) -> dict[str, str]:
-    proxy = _proxy(url) if url.scheme == "http" else None
-    return {
-        "Host": url.netloc.rpartition("@")[2],
-        "User-Agent": "imagekit",
-        "Accept-Encoding": "identity",
-        **_basic(url, "Authorization"),
-        **(_basic(proxy, "Proxy-Authorization") if proxy else {}),
-    }
-
-
-def _basic(url: SplitResult, header: str) -> dict[str, str]:
-    """The credentials that the user wrote into an address; they go to that host alone."""
-    from base64 import b64encode
-
-    if url.username is None:
-        return {}
-    return {header: "Basic " + b64encode(f"{unquote(url.username)}:{unquote(url.password or '')}".encode()).decode()}
-
-
-def _shown(url: str) -> str:
-    """The path of an address: what may be printed."""
-    return unquote(urlsplit(url).path)

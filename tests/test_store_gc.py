@@ -54,7 +54,7 @@ def fill(store: Store) -> dict[str, int]:
         place.mkdir(parents=True)
         (place / "file").write_bytes(b"x" * 5000)
     os.link(store.path(digest), root / "artifacts/one/part")
-    for kind in ("stamps", "catalogues", "bad"):
+    for kind in ("stamps", "catalogues", "images", "bad"):
         (store.folder(kind) / "one").write_bytes(b"x")
     left = [row for row in clearing.LEFTOVERS if row[0] != "drafts"]  # those go whenever a store is opened
     for folder, prefix, suffix in left:

@@ -73,14 +73,14 @@ def each(count: int, make: Callable[[int], bytes], *, threads: int = 2) -> Itera
             lane.end()
 
 
-def inflate(packed: bytes, size: int) -> bytes:
+def inflate(packed: bytes | memoryview, size: int) -> bytes:
     """Raw deflate that ends by a full flush, of exactly this size; raises Problem for anything else."""
     engine = decompressobj(-15)
     try:
         data: bytes = engine.decompress(packed, size + 1)
     except error as fault:
         raise Problem(f"a chunk cannot be inflated: {fault}") from None
-    is_used = not (engine.eof or engine.unconsumed_tail or engine.unused_data) and packed.endswith(FLUSHED)
+    is_used = not (engine.eof or engine.unconsumed_tail or engine.unused_data) and packed[-4:] == FLUSHED
     if len(data) != size or not is_used:
         raise Problem("a chunk does not inflate to what its row says")
     return data
