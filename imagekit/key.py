@@ -74,6 +74,12 @@ class Key:
             raise Problem(f"key {self.id} is a public key: it verifies, it cannot sign", "name the secret key's file")
         return ed25519.sign(self.seed, data)
 
+    def sign_prehashed(self, digest: bytes, *, context: bytes) -> bytes:
+        """The bare signature of Ed25519ph over what has this SHA-512, in a context."""
+        if self.seed is None:
+            raise Problem(f"key {self.id} is a public key: it verifies, it cannot sign", "name the secret key's file")
+        return ed25519.sign_prehashed(self.seed, digest, context=context)
+
     def verify_bytes(self, data: bytes, signature: bytes) -> bytes:
         """`data`, if this is its bare signature by this key; raises Problem for any other."""
         if not ed25519.verify(self.public, data, signature):

@@ -38,6 +38,7 @@ GROUPS = {
     "binutils": Group(("binutils",)),
     "oci": Group(("skopeo", "umoci")),  # the other readers of container images
     "minisign": Group(("minisign",)),  # the other reader of our keys and signatures
+    "archives": Group(("libarchive-tools", "busybox-static", "pigz")),  # other readers of .tar.gz
 }
 TOOLS = {  # the lowest version that imagekit was tried with, or the first that has what it uses
     "qemu-system-x86_64": Tool("qemu-x86_64", "/usr/bin/qemu-system-x86_64", (7, 2)),
@@ -64,6 +65,9 @@ TOOLS = {  # the lowest version that imagekit was tried with, or the first that 
     "skopeo": Tool("oci", "/usr/bin/skopeo", (1, 9)),
     "umoci": Tool("oci", "/usr/bin/umoci", (0, 4, 7)),
     "minisign": Tool("minisign", "/usr/bin/minisign", (0, 11), "-v"),
+    "bsdtar": Tool("archives", "/usr/bin/bsdtar", (3, 6)),
+    "busybox": Tool("archives", "/usr/bin/busybox", (1, 30), "--help"),
+    "pigz": Tool("archives", "/usr/bin/pigz", (2, 6)),
     "ovmf-code": Tool("ovmf", "/usr/share/OVMF/OVMF_CODE_4M.fd", flag=""),
     "ovmf-code-secboot": Tool("ovmf", "/usr/share/OVMF/OVMF_CODE_4M.secboot.fd", flag=""),
     "ovmf-vars": Tool("ovmf", "/usr/share/OVMF/OVMF_VARS_4M.fd", flag=""),

@@ -52,21 +52,22 @@ class Body(NamedTuple):
 
 def sign(source: Path, out: Path, *, about: About, key: Key) -> Signed:
     """Write the signed image of a .tar.gz, tar, EROFS or signed image, and give what it says."""
+    check_place(out)
     with opened(source) as file, host.draft(out, is_large=True) as draft:
         body = _put_body(file, draft, source.name, about.compressor)
         draft.flush()
         with open(draft.name, "rb") as written:
             table = b"".join(_rows(written, body.chunks))
-        manifest = _manifest(about, body, table)
-        trailer = signedfile.members(manifest, table, key.number, signatures(manifest, key))
+        text = manifest(about, body, table)
+        trailer = signedfile.members(text, table, key.number, signatures(text, key))
         draft.write(trailer)
     return signedfile.parse(trailer, [key])
 
 
-def signatures(manifest: bytes, key: Key) -> tuple[bytes, bytes]:
-    """Over the manifest, and over that signature and the trusted comment, as minisign has them."""
-    first = key.sign_bytes(manifest)
-    return first, key.sign_bytes(first + signedfile.comment(manifest).encode())
+def signatures(text: bytes, key: Key) -> tuple[bytes, bytes]:
+    """Over a manifest, and over that signature and the trusted comment, as minisign has them."""
+    first = key.sign_bytes(text)
+    return first, key.sign_bytes(first + signedfile.comment(text).encode())
 
 
 def minisig(signed: Signed) -> str:
@@ -90,12 +91,19 @@ def export(signed: Signed, stem: Path) -> tuple[Path, Path]:
 
 def strip(source: Path, out: Path) -> Signed:
     """Write what a signed image was made of, without what was added; its signature is not looked at."""
+    check_place(out)
     with opened(source) as file:
         found = signedfile.read(file.fileno(), None)
         with host.draft(out, is_large=True) as draft:
             for number in range(len(found.chunks)):
                 draft.write(signedfile.chunk(file.fileno(), found, number))
     return found
+
+
+def check_place(path: Path) -> None:
+    """Raise Problem where something is that is no file: a draft that replaced /dev/null would be a surprise."""
+    if path.exists() and not path.is_file():
+        raise Problem(f"{path} is no file", "name another with -o")
 
 
 def is_signed(path: Path) -> bool:
@@ -181,10 +189,9 @@ def _read_body(draft: BinaryIO, name: str, compressor: str) -> Body | None:
             pieces = tuple((min(STEP, len(body) - at),) * 2 for at in range(0, len(body), STEP))
             return Body("erofs", pieces, sha256(body).hexdigest(), len(body), compressor)
         found = flushes.cut(body)
-        if found is None:
-            return None
-        first = next(flushes.unpacked(body))
-    if first[USTAR[0] : USTAR[0] + 5] != USTAR[1]:
+    if found is None:
+        return None
+    if found.beginning[USTAR[0] : USTAR[0] + 5] != USTAR[1]:
         raise Problem(f"{name} holds no tar", "what is signed is a .tar.gz, a tar or an EROFS")
     return Body("tar.gz", found.pieces, found.sha256, found.size, compressor)
 
@@ -201,7 +208,9 @@ def _rows(written: BinaryIO, chunks: tuple[tuple[int, int], ...]) -> Iterator[by
         yield pack("<II", packed, size) + sha256(written.read(packed)).digest()
 
 
-def _manifest(about: About, body: Body, table: bytes) -> bytes:
+def manifest(about: About, body: Body, table: bytes) -> bytes:
+    """The text that is signed; raises Problem for what no manifest can say."""
+
     def line(text: object) -> list[bytes]:
         return [str(text).encode("utf-8", "surrogateescape")]
 

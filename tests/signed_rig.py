@@ -7,10 +7,12 @@ import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from hashlib import sha256
 from pathlib import Path
+from struct import pack
 
 from imagekit import key, signing
-from imagekit.disk import signedchunks, signedfile
+from imagekit.disk import gzip, signedchunks, signedfile
 from imagekit.disk.signedfile import Signed
 from imagekit.key import Key
 
@@ -72,3 +74,22 @@ def taken(data: bytes, keys=(KEY,)) -> bytes:
         found = signedfile.read(handle, keys)
         signedchunks.check(handle, found)
         return b"".join(signedchunks.pieces(handle, found))
+
+
+def many() -> bytes:
+    """An image whose manifest and whose table each take two members of the trailer: 400 chunks of 512 bytes or less."""
+    whole = tar({"many": b"".join(bytes([number & 255]) * 512 for number in range(398))})
+    parts = [gzip.segment([whole[at : at + 512]]) for at in range(0, len(whole), 512)]
+    body = b"".join(gzip.member(parts))
+    lengths = [len(part.data) for part in parts]
+    lengths[0], lengths[-1] = lengths[0] + len(signedfile.GZIP), lengths[-1] + signedfile.TAIL
+    at, table = 0, b""
+    for length, part in zip(lengths, parts, strict=True):
+        table += pack("<II", length, part.size) + sha256(body[at : at + length]).digest()
+        at += length
+    arguments = ("/bin/many", *("a word that is repeated".ljust(100, ".") for _ in range(160)))
+    about = signing.About("many", "0~1", "any", arguments, compressor=gzip.VERSION)
+    chunks = tuple((length, part.size) for length, part in zip(lengths, parts, strict=True))
+    found = signing.Body("tar.gz", chunks, sha256(whole).hexdigest(), len(whole), gzip.VERSION)
+    manifest = signing.manifest(about, found, table)
+    return body + signedfile.members(manifest, table, KEY.number, signing.signatures(manifest, KEY))

@@ -13,8 +13,7 @@ from typing import NamedTuple
 from imagekit.disk import gzip
 from imagekit.disk.signedfile import FLUSHED, GZIP, MAX_CHUNKS, MAX_PACKED, MAX_UNPACKED, TAIL
 
-STEP = 1 << 20
-MAX_FAILURES = 1000  # cuts that turn out to be none, in a file that is worth going on with
+END = b"\3\0"  # an empty last block
 
 
 class Cut(NamedTuple):
@@ -23,77 +22,70 @@ class Cut(NamedTuple):
     pieces: tuple[tuple[int, int], ...]  # bytes in the file, bytes unpacked
     sha256: str  # of all of them unpacked
     size: int
+    beginning: bytes  # of it, at least a block of a tar where it is as long
 
 
 def cut(body: mmap | bytes) -> Cut | None:
     """The chunks of one gzip member; None where it has to be packed anew for that."""
     end = len(body) - TAIL
-    if body[: len(GZIP)] != GZIP or body[end : end + 2] != b"\x03\0" or end < len(GZIP) + len(FLUSHED):
+    if body[: len(GZIP)] != GZIP or body[end : end + 2] != END or end < len(GZIP) + len(FLUSHED):
         return None
-    runs = _runs(body, end)
-    joined = _joined(runs) if runs else None
-    if joined is None:
-        return None
-    apart, whole = sha256(), sha256()
     try:
-        for data in _unpacked(body, joined):
+        whole = _Whole(body, end)
+        pieces = _joined(whole.runs)
+        apart, beginning = sha256(), b""
+        for data in _unpacked(body, pieces):
             apart.update(data)
-        for data in unpacked(body):
-            whole.update(data)
+            beginning = beginning or bytes(data[:512])
     except (zlib.error, ValueError):
         return None
-    if apart.digest() != whole.digest():  # a piece that looks back to another one, or a cut that is none
+    if apart.digest() != whole.total.digest():  # a piece looks back to another one: the flush before it was no full one
         return None
-    return Cut(tuple(joined), whole.hexdigest(), sum(size for _, size in joined))
+    return Cut(tuple(pieces), apart.hexdigest(), sum(size for _, size in pieces), beginning)
 
 
-def unpacked(body: mmap | bytes) -> Iterator[bytes]:
-    """What one gzip member holds, in pieces; raises ValueError or zlib.error unless it is whole and nothing follows."""
-    unpacker = zlib.decompressobj(31)
-    for at in range(0, len(body), STEP):
-        data = bytes(body[at : at + STEP])
-        while data:
-            yield unpacker.decompress(data, STEP)
-            data = unpacker.unconsumed_tail
-            if unpacker.eof and (data or unpacker.unused_data or at + STEP < len(body)):
-                raise ValueError("something follows the gzip member")
-    yield unpacker.flush()
-    if not unpacker.eof:
-        raise ValueError("the gzip member is cut short")
+class _Whole:
+    """The deflate of a member, read once from its beginning to its end; raises ValueError where it cannot be cut."""
+
+    def __init__(self, body: mmap | bytes, end: int) -> None:
+        self.runs: list[tuple[int, int]] = []  # bytes packed and unpacked between each two flushes
+        self.total = sha256()
+        unpacker, crc, at, begin, size, whole = zlib.decompressobj(-15), 0, len(GZIP), len(GZIP), 0, 0
+        while at < end:
+            stop = body.find(FLUSHED, at, end) + len(FLUSHED)
+            if stop < at or stop - begin > MAX_PACKED:
+                raise ValueError("it does not end with a flush, or two are too far apart")
+            for data in _stretch(unpacker, body[at:stop]):
+                self.total.update(data)
+                crc, size = zlib.crc32(data, crc), size + len(data)
+                if size > MAX_UNPACKED:
+                    raise ValueError("two flushes are too far apart")
+            at = stop
+            if _is_at_a_block(unpacker):
+                self.runs.append((stop - begin, size))
+                begin, whole, size = stop, whole + size, 0
+        if begin != end or crc.to_bytes(4, "little") + (whole & 0xFFFFFFFF).to_bytes(4, "little") != body[end + 2 :]:
+            raise ValueError("it does not end with a flush, or its CRC is wrong")
 
 
-def _runs(body: mmap | bytes, end: int) -> list[tuple[int, int]]:
-    """Bytes packed and unpacked between each two flushes; nothing where they are too far apart."""
-    found: list[tuple[int, int]] = []  # begin, bytes unpacked
-    at, begin, failures = len(GZIP), len(GZIP), 0
-    while at < end:
-        at = body.find(FLUSHED, at, end) + len(FLUSHED)
-        if at < len(FLUSHED):
-            return []  # the last piece does not end with a flush
-        size = _size(body[begin:at]) if at - begin <= MAX_PACKED else None
-        while size is None:  # the cut before was none, or this piece looks back: together they may be one
-            failures += 1
-            if not found or failures > MAX_FAILURES or at - found[-1][0] > MAX_PACKED:
-                return []
-            begin, _ = found.pop()
-            size = _size(body[begin:at])
-        found.append((begin, size))
-        begin = at
-    ends = [*(begin for begin, _ in found[1:]), end]
-    return [(stop - begin, size) for (begin, size), stop in zip(found, ends, strict=True)]
+def _stretch(unpacker: "zlib._Decompress", packed: bytes) -> Iterator[bytes]:
+    while packed:
+        yield unpacker.decompress(packed, MAX_UNPACKED)
+        packed = unpacker.unconsumed_tail
+    if unpacker.eof:
+        raise ValueError("its last block is not where it must be")
 
 
-def _size(piece: bytes) -> int | None:
-    """Bytes that a piece unpacks to; None where it does not by itself, or to too many."""
-    unpacker = zlib.decompressobj(-15)
+def _is_at_a_block(unpacker: "zlib._Decompress") -> bool:
+    """Whether a block begins here; the bytes of a flush may also stand in one, as when a .gz is stored in the tar."""
+    trial = unpacker.copy()
     try:
-        size = len(unpacker.decompress(piece, MAX_UNPACKED + 1))
+        return trial.decompress(END) == b"" and trial.eof and not trial.unused_data
     except zlib.error:
-        return None
-    return size if size <= MAX_UNPACKED and not unpacker.eof and not unpacker.unconsumed_tail else None
+        return False
 
 
-def _joined(runs: list[tuple[int, int]]) -> list[tuple[int, int]] | None:
+def _joined(runs: list[tuple[int, int]]) -> list[tuple[int, int]]:
     """Runs put together to chunks of about a MiB, with the head of the file in the first and its tail in the last."""
     runs = [(runs[0][0] + len(GZIP), runs[0][1]), *runs[1:]]
     runs[-1] = runs[-1][0] + TAIL, runs[-1][1]
@@ -106,8 +98,9 @@ def _joined(runs: list[tuple[int, int]]) -> list[tuple[int, int]] | None:
                 chunks[-1] = both
                 continue
         chunks.append((packed, size))
-    is_right = len(chunks) <= MAX_CHUNKS and all(packed <= MAX_PACKED and size for packed, size in chunks)
-    return chunks if is_right else None
+    if len(chunks) > MAX_CHUNKS or not all(packed <= MAX_PACKED and size for packed, size in chunks):
+        raise ValueError("no chunks can be made of it")
+    return chunks
 
 
 def _unpacked(body: mmap | bytes, chunks: list[tuple[int, int]]) -> Iterator[bytes]:
