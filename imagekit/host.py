@@ -16,7 +16,11 @@ from imagekit.errors import RigProblem
 if TYPE_CHECKING:
     from subprocess import Popen  # at run time only when a program is started: it costs more than a warm build
 
-LAUNCHER = (sys.executable, "-I", "-S", str(Path(__file__).with_name("namespace.py")))
+PYTHON = (sys.executable, "-I", "-S")
+LAUNCHER = (  # namespace.py, imported: it is compiled once, where a script is each time
+    *PYTHON, "-c", f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import namespace; "
+    "del sys.path[0]; sys.exit(namespace.main(sys.argv[1:]))",
+)  # fmt: skip
 SYSTEM_FOLDERS = ("/usr/local/sbin", "/usr/sbin", "/sbin")  # mkfs lies there, and no ordinary user's PATH names them
 MAX_OUTPUT = 256 << 20  # bytes of each stream that are kept in memory
 PATIENCE = 2.0  # seconds until a wait for a lock is told

@@ -201,7 +201,7 @@ def _ran(root: Path, asked: Steps, given: Mapping[str, Entry], stack: ExitStack)
             "output": limits.output}  # fmt: skip
     sources = b"".join([*tar.chunks(sorted(given.items())), END])
     files = [_namespace.memory(data, stack) for data in (json.dumps(spec).encode(), sources)]
-    words = [*host.LAUNCHER[:-1], workshop.__file__, str(root), *map(str, files)]
+    words = [*host.PYTHON, workshop.__file__, str(root), *map(str, files)]
     pipe = subprocess.PIPE
     process = host.launch(words, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, pass_fds=files)
     try:

@@ -231,7 +231,7 @@ def test_user_namespaces_that_are_off_are_told(root):
     limit = (
         "echo 0 > /proc/sys/user/max_user_namespaces && exec setpriv --bounding-set -sys_admin --inh-caps -sys_admin"
     )
-    code = f"{limit} {interpreter_for(None)} -I -S {host.LAUNCHER[3]} --root '{root}' -- sh"
+    code = f"{limit} {interpreter_for(None)} -I -S {namespace.__file__} --root '{root}' -- sh"
     if not host.look_up("unshare") or not host.look_up("setpriv"):
         pytest.skip("needs unshare and setpriv of util-linux")
     done = subprocess.run(
