@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from imagekit import artifact, inuse, key, namespace, options, roots, stamp
+from imagekit import arrivals, artifact, inuse, key, namespace, options, roots, stamp
 from imagekit import asked as typed
 from imagekit import unpack as unpacking
 from imagekit.asked import Asked, Entry, Mounted, Tree
@@ -100,18 +100,26 @@ Admitted = Tree | Ephemeral
 def admit(asked: Asked) -> Admitted:
     """Find out what an image is, verify it, and have its root; raises Problem when it may not run."""
     started = time.time_ns()
-    path = Path(asked.image)
+    name, is_remote = arrivals.name_of(asked.image), "://" in asked.image
     keys = None if asked.insecure else trusted(asked)
     if keys is None:
-        namespace.say(f"WARNING: {path.name} is run without its signature being looked at (--insecure)")
+        namespace.say(f"WARNING: {name} is run without its signature being looked at (--insecure)")
+    path = arrivals.here(asked.image, keys) if is_remote else Path(asked.image)
     if not path.is_file():
         raise Problem(f"there is no image {path}", "name a signed file, an artifact's manifest, or a definition")
-    source = (_signed if _is_signed(path) else _artifact)(path, keys)
+    source = _source(path, name, keys)
     check_machine(source)
     found = _placed(source, ephemeral=asked.ephemeral)
-    if keys is not None and isinstance(found, Tree):
+    if keys is not None and isinstance(found, Tree) and not is_remote:  # a server may have another one next time
         _remember(asked, source, started)
     return found
+
+
+def _source(path: Path, name: str, keys: Sequence[key.Key] | None) -> Source:
+    """Which kind of image a file is."""
+    if _is_signed(path):
+        return _signed(path, keys, name=name)
+    return _plain(path, name, keys) if arrivals.is_plain(path) else _artifact(path, keys)
 
 
 def trusted(asked: Asked) -> list[key.Key]:
@@ -132,7 +140,7 @@ def check_machine(source: Source) -> None:
 def _placed(source: Source, *, ephemeral: bool) -> Admitted:
     """Its root in the cache, or why it has to be in memory."""
     cache = roots.location()
-    reason = "--ephemeral was given" if ephemeral else roots.usable(cache)
+    reason = "--ephemeral was given" if ephemeral else "nobody signed it" if not source.digest else roots.usable(cache)
     if not reason:
         try:
             os.makedirs(cache, mode=0o700, exist_ok=True)  # noqa: PTH103
@@ -233,13 +241,13 @@ def _is_signed(path: Path) -> bool:
         return os.pread(file.fileno(), 24, max(size - signedfile.END, 0))[16:] == signedfile.MAGIC
 
 
-def _signed(path: Path, keys: Sequence[key.Key] | None) -> Source:
+def _signed(path: Path, keys: Sequence[key.Key] | None, *, name: str = "") -> Source:
     """A signed image file: docs/format.md."""
     handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         signed = signedfile.read(handle, keys)
     except Problem as problem:
-        raise Problem(f"{path.name}: {problem.message}", problem.hint) from problem
+        raise Problem(f"{name or path.name}: {problem.message}", problem.hint) from problem
     said = signed.said
 
     def unpacked(draft: str) -> None:
@@ -266,9 +274,23 @@ def _signed(path: Path, keys: Sequence[key.Key] | None) -> Source:
     entry.env = dict(os.fsdecode(line).partition("=")[::2] for line in said.environment)
     entry.user, entry.workdir = f"{said.uid}:{said.gid}", os.fsdecode(said.workdir)
     signer = "not verified (--insecure)" if signed.key is None else f"signed by {signedfile.id_of(signed.number)}"
-    signer = f"{path.name}: {said.name} {said.version}, {signer}"
+    signer = f"{name or path.name}: {said.name} {said.version}, {signer}"
     fill, file = (copied, write) if said.payload == "erofs" else (unpacked, None)
     return Source(said.name, said.architecture, said.table, entry, fill, file, (path,), signer)
+
+
+def _plain(path: Path, name: str, keys: Sequence[key.Key] | None) -> Source:
+    """A tar that nobody signed, as `docker export` and `tar` write it."""
+    if keys is not None:
+        raise Problem(f"{name} is signed by nobody", "`imagekit sign` signs it; --insecure runs it as it is")
+
+    def fill(draft: str) -> None:
+        left_out = arrivals.unpack_plain(path, f"{draft}/root")
+        if left_out:
+            namespace.say("left out: " + ", ".join(f"{what} ({count})" for what, count in left_out.items()))
+        _add_mount_points(Path(draft, "root"))
+
+    return Source(name, "any", "", Entry(), fill, None, (path,), f"{name}: not verified (--insecure)")
 
 
 def _guard(image: str) -> None:

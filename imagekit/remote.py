@@ -74,16 +74,16 @@ def fetch(url: str, keys: "Iterable[signedfile.Trusted]", *, cache: Path, say: S
             return _copied(_Here(file, source.shown), trusted, cache, say)
 
 
-@contextmanager
-def unverified(url: str, *, cache: Path, say: Say) -> Iterator[int]:
-    """The file at `url`, whatever it is, by the descriptor of a copy that has no name and ends with the block."""
+def unverified(url: str, *, cache: Path, say: Say) -> int:
+    """The file at `url`, whatever it is: the descriptor of a copy without a name, which ends when that is closed."""
     here = _local(url)
     if here is not None:
-        with open(here, "rb") as opened:
-            yield opened.fileno()
-    else:
-        with closing(_opened(url)) as source, _spooled(source, cache, say) as file:
-            yield file
+        try:
+            return os.open(here, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise Problem(f"cannot read {here}: {error.strerror}") from error
+    with closing(_opened(url)) as source, _spooled(source, cache, say) as file:
+        return os.dup(file)
 
 
 def _local(url: str) -> Path | None:

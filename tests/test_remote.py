@@ -1,7 +1,6 @@
 """remote.py against real servers, honest and evil: only what is signed is kept, and a fetch that was cut goes on."""
 
 import os
-import re
 import socket
 import subprocess
 import sys
@@ -12,6 +11,7 @@ from threading import Thread
 import pytest
 import signed_rig
 from debian_mirror import Answer, Mirror, serving
+from range_rig import part_of, ranges
 from signed_rig import KEY, OTHER, SMALL, large, signed
 
 from imagekit import remote
@@ -22,34 +22,6 @@ from imagekit.wire import Patience
 
 CALM = Patience(stall=20, start=60, tries=3, pause=0.01)
 HASTY = Patience(stall=0.2, start=0.8, slowest=1e9, tries=3, pause=0.01)
-
-
-def data_of(answer: Answer) -> bytes:
-    return (answer.mirror.folder / answer.path.partition("?")[0].lstrip("/")).read_bytes()
-
-
-def part_of(answer: Answer) -> tuple[int, int, int] | None:
-    """What a request asks for: (first, last, size of the file)."""
-    size = len(data_of(answer))
-    match = re.fullmatch(r"bytes=(\d*)-(\d*)", answer.headers.get("Range", ""))
-    if not match:
-        return None
-    if not match[1]:
-        return max(0, size - int(match[2])), size - 1, size
-    return int(match[1]), min(int(match[2]), size - 1), size
-
-
-def ranges(
-    answer: Answer, change: Callable[[bytes], bytes] = bytes, *, length: int | None = None, name: str = ""
-) -> None:
-    """A part of the file, as an honest server gives it; or `change`d, or with another name."""
-    part = part_of(answer)
-    if not part:
-        return answer.body(change(data_of(answer)), length=length)
-    first, last, size = part
-    answer.mirror.requests[-1] += f" {first}-{last}"
-    said = {"Content-Range": name or f"bytes {first}-{last}/{size}"}
-    return answer.body(change(data_of(answer)[first : last + 1]), 206, length=length, **said)
 
 
 @pytest.fixture(autouse=True)
@@ -329,9 +301,9 @@ def test_two_fetch_it_once(mirror: Mirror, tmp_path: Path) -> None:
 
 def test_unverified_leaves_nothing(mirror: Mirror, tmp_path: Path) -> None:
     (mirror.folder / "plain").write_bytes(b"anything" * 1000)
-    with remote.unverified(f"{mirror.address}/plain", cache=tmp_path / "cache", say=lambda _: None) as handle:
-        assert os.pread(handle, 10_000, 0) == b"anything" * 1000
-        assert not kept(tmp_path)
+    handle = remote.unverified(f"{mirror.address}/plain", cache=tmp_path / "cache", say=lambda _: None)
+    assert os.pread(handle, 10_000, 0) == b"anything" * 1000
+    os.close(handle)
     assert not kept(tmp_path)
 
 

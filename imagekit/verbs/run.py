@@ -47,7 +47,7 @@ def define(verb: ArgumentParser) -> None:
     verb.add_argument(
         "image",
         metavar="IMAGE",
-        help="a signed image file, an artifact's manifest, a definition, or a folder (--insecure)",
+        help="a signed image file or its address, an artifact's manifest, a definition, or a folder (--insecure)",
     )
     verb.add_argument("command", nargs="*", metavar="COMMAND", help="after --; default: the image's own, or /bin/sh")
     verb.add_argument("--trust", "--keyring", "--key", action="append", default=[], metavar="KEY", help=KEY)
@@ -66,6 +66,7 @@ VERB = Verb(
     define,
     (
         "run web.tar.gz",
+        "run --trust web.pub https://files.example/web.tar.gz",
         "run images/web.py -- /usr/sbin/nginx -V",
         "run --trust web.pub -v /srv/www:/srv/www:ro web.manifest.json -- /usr/sbin/nginx -g 'daemon off;'",
     ),
