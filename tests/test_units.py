@@ -168,6 +168,14 @@ def test_a_job_fetches_the_file_by_its_checksum_and_tells_how_it_is_run() -> Non
     assert parsed(text)["web"]["group"][0]["web"]["network"][0]["port"][0]["p80"]["static"] == 80
 
 
+@pytest.mark.parametrize(
+    ("arch", "name"), [("x86_64", "amd64"), ("armhf", "arm"), ("riscv64", "riscv64"), ("any", None)]
+)
+def test_a_job_is_for_machines_of_its_architecture(arch: str, name: str | None) -> None:
+    rules = parsed(nomad.write([replace(WEB, arch=arch)], PLAIN)["web.nomad.hcl"])["web"]["constraint"]
+    assert [rule["value"] for rule in rules] == ["linux", *([name] if name else [])]
+
+
 def test_every_word_of_a_job_is_what_it_was() -> None:
     program = replace(WEB, command=("/x", *WORDS), env={f"V{n}": word for n, word in enumerate(WORDS)})
     args = [*map(as_template, task(nomad.write([program], PLAIN)["web.nomad.hcl"])["config"][0]["args"])]

@@ -5,7 +5,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 from unicodedata import is_normalized
 
-from imagekit.arch import ARCHES
 from imagekit.errors import Problem
 from imagekit.unit import Program, Unit, Wishes
 
@@ -18,6 +17,7 @@ TASK_FOLDER = "${NOMAD_TASK_DIR}"
 KEY = "image.pub"
 ESCAPES = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\t": "\\t"}
 MIB = 1 << 20
+GO = {"x86_64": "amd64", "aarch64": "arm64", "armhf": "arm"}  # the others have one name
 FOREVER = (("attempts", 10), ("interval", "1m"), ("delay", "3s"), ("mode", "delay"))  # slower after ten in a minute
 ONCE = (("attempts", 0), ("mode", "fail"))
 
@@ -58,7 +58,7 @@ def write(programs: Sequence[Program], wishes: Wishes) -> Mapping[str, str]:
     job = Block("job", name, [
         ("type", "service" if policies == {"always"} else "batch"),
         Block("constraint", "", [("attribute", Meant("${attr.kernel.name}")), ("value", "linux")]),
-        Block("constraint", "", [("attribute", Meant("${attr.cpu.arch}")), ("value", _arch(first.arch))]),
+        *_architecture(first.arch),
         Block("group", name, [*_group(programs), *(_task(program, programs, wishes) for program in programs)]),
     ])  # fmt: skip
     about = f"# Written by imagekit from an image file whose sha256 is\n# {first.sha256}\n"
@@ -113,9 +113,11 @@ def _check(program: Program, wishes: Wishes) -> None:
         raise Problem(f"Nomad would put a value into {program.file}", "name another place with --at")
 
 
-def _arch(name: str) -> str:
-    """As Go calls it, and so Nomad."""
-    return ARCHES[name].oci if name in ARCHES else name
+def _architecture(name: str) -> Iterator[Block]:
+    """Only machines that it is for; Nomad has Go's names."""
+    if name != "any":
+        value = GO.get(name, name)
+        yield Block("constraint", "", [("attribute", Meant("${attr.cpu.arch}")), ("value", value)])
 
 
 def _group(programs: Sequence[Program]) -> Iterator[Block]:
