@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cache, partial
 from hashlib import sha256
 from pathlib import Path
@@ -21,7 +21,7 @@ from imagekit.image import File, Image, path_of
 from imagekit.key import Key
 from imagekit.lock import Lock
 from imagekit.package import Package, Pin
-from imagekit.store import Store, touch
+from imagekit.store import Spoiled, Store, touch, wary
 from imagekit.supply import check_lock as check_lock
 from imagekit.supply import licences as licences
 from imagekit.supply import quiet as quiet
@@ -230,7 +230,7 @@ def _write(
     asked: Mapping[str, str],
 ) -> Artifact:  # fmt: skip
     kind: Format = plugs.load("formats", format)
-    written = kind.write(whole, job=job)
+    written = _written(kind, whole, job)
     stem = f"{job.name}_{job.version}_{job.arch}"
     parts = [_part(role, stem + kind.suffixes[role], of) for role, of in written.items()]
     about = {"name": job.name, "version": job.version, "arch": job.arch, "format": format, "kind": kind.kind}
@@ -241,6 +241,15 @@ def _write(
     }
     manifest = {"imagekit": imagekit.__version__, **about, **machine, **asked, **content}
     return _place(manifest, written, f"{stem}.{format}", place=place, key=key, store=job.store)
+
+
+def _written(kind: Format, whole: Tree, job: Job) -> dict[str, Written]:
+    """What the format writes; once more if something of the cache was wrong, of which all is then hashed before."""
+    try:
+        return kind.write(whole, job=job)
+    except Spoiled as spoiled:
+        job.say(f"{spoiled.message}: writing again")
+        return kind.write(whole, job=replace(job, store=wary(job.store)))
 
 
 def _network(whole: Tree) -> str:

@@ -62,7 +62,7 @@ def test_what_is_written_is_read(arch):
 
 def test_pieces_are_the_whole():
     pieces = {name: (data[:7], data[7:]) for name, data in SECTIONS.items()}
-    assert b"".join(pe.chunks(STUB, pieces)) == pe.uki(STUB, SECTIONS)
+    assert b"".join(pe.contents(STUB, pieces)) == pe.uki(STUB, SECTIONS)
 
 
 def test_headers_speak_of_the_whole():

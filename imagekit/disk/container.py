@@ -6,14 +6,15 @@ opened, whatever name it may hold.
 
 import os
 import stat
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
 
 from imagekit.disk.sparse import SECTOR, Packed, Piece, Sparse
-from imagekit.errors import Problem
-from imagekit.tree import Slice
+from imagekit.errors import Problem, RigProblem
+from imagekit.tree import CHANGED, Slice
 
 MAX_PIECES = 1 << 19  # runs of one disk that are told apart: what a map of them takes is some 200 MiB
 
@@ -116,6 +117,18 @@ def whole(disk: Sparse, *, multiple: int = SECTOR, most: int, kind: str) -> Spar
     if not 0 < size <= most:
         raise Problem(f"a disk of {disk.size} bytes cannot be a {kind}", f"it holds 1 to {most} bytes")
     return replace(disk, size=size)
+
+
+def again(disk: Sparse, filled: Iterable[int], size: int) -> Iterator[bytes]:
+    """The blocks of `size` bytes that `disk.places` told of before, whole; raises RigProblem when others are filled."""
+    found = disk.filled(size)
+    for number in filled:
+        offset, data = next(found, (-1, b""))
+        if offset != number * size:
+            raise RigProblem("the disk is not the one that it was a moment ago", CHANGED)
+        yield data.ljust(size, b"\0")
+    if next(found, None) is not None:
+        raise RigProblem("the disk is not the one that it was a moment ago", CHANGED)
 
 
 def identity(disk: Sparse) -> str:

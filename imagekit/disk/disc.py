@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from imagekit.arch import ARCHES
 from imagekit.artifact import Job
 from imagekit.disk import fat, grub, ids, initrd, iso, mbr, uki
-from imagekit.disk.sparse import SECTOR, Piece, Sparse, laid
+from imagekit.disk.sparse import SECTOR, Piece, Sparse, laid, one_after_the_other
 from imagekit.tree import Tree
 
 EFI, CORE = "efi.img", "grub.img"
@@ -44,16 +44,16 @@ def disk(tree: Tree, *, job: Job, firmware: tuple[str, ...]) -> Sparse:
 
 
 def _contents(tree: Tree, job: Job, firmware: tuple[str, ...]) -> Mapping[str, Sparse]:
-    arguments, parts = uki.arguments(tree, job=job), initrd.parts(initrd.root(tree), store=job.store)
+    arguments, parts = uki.arguments(tree, job=job), initrd.laid(initrd.root(tree), store=job.store)
     found: dict[str, Sparse] = {}
     if "uefi" in firmware:
         name = f"EFI/BOOT/BOOT{ARCHES[job.arch].efi}.EFI"
-        program = b"".join(uki.chunks(tree, parts, arguments=arguments, of=uki.programs(tree, arch=job.arch)))
-        found[EFI] = fat.volume({name: program}, label="BOOT", serial=ids.number(tree.digest, "boot volume"))
+        program = uki.contents(tree, parts, arguments=arguments, of=uki.programs(tree, arch=job.arch))
+        found[EFI] = fat.volume({name: list(program)}, label="BOOT", serial=ids.number(tree.digest, "boot volume"))
     if "bios" in firmware:
         found[CORE] = _of(grub.disc_core(tree, job=job))
         found[grub.SCRIPT] = _of(grub.script(arguments))
-        found[grub.KERNEL], found[grub.INITRD] = _of(grub.kernel(tree)), _of(b"".join(parts))
+        found[grub.KERNEL], found[grub.INITRD] = _of(grub.kernel(tree)), one_after_the_other(parts)
     return found
 
 

@@ -12,9 +12,10 @@ from typing import NamedTuple, Union
 from imagekit.disk import fatname
 from imagekit.disk.sparse import SECTOR, Piece, Sparse, laid
 from imagekit.errors import Problem
+from imagekit.store import Stored, size_of
 from imagekit.tree import Slice
 
-Content = bytes | Slice | list[bytes]  # a list is one file, piece by piece: nobody has to hold it twice
+Content = bytes | Slice | list[bytes | Stored]  # a list is one file, piece by piece: nobody has to hold it twice
 BOOT = struct.Struct("<3s8sHBHBHHBHHHII")
 TAIL_16, TAIL_32 = struct.Struct("<BBBI11s8s"), struct.Struct("<IHHIHH12sBBBI11s8s")
 INFO = struct.Struct("<I480sIII12sI")
@@ -100,7 +101,7 @@ class _Chains:
         at = self.geometry.data + (cluster - 2) * self.geometry.cluster
         for part in content if isinstance(content, list) else [content]:
             self.pieces.append(Piece(at, part))
-            at += _size(part)
+            at = self.pieces[-1].end
 
 
 def volume(files: Mapping[str, Content], *, size: int = 0, label: str = "", serial: int, start: int = 0) -> Sparse:
@@ -162,7 +163,7 @@ def _folder(found: Mapping[str, object], where: str) -> Folder:
 
 def _size(content: Content) -> int:
     if isinstance(content, list):
-        return sum(map(len, content))
+        return sum(map(size_of, content))
     return len(content) if isinstance(content, bytes) else content.size
 
 

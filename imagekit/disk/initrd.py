@@ -8,7 +8,7 @@ import zstandard
 from imagekit.artifact import Written, keep
 from imagekit.disk import cpio, pe, segments
 from imagekit.errors import Problem
-from imagekit.store import Store
+from imagekit.store import Store, Stored, flow
 from imagekit.tree import Entry, Tree
 
 LEVEL = -1  # a fifth larger than 3, and unpacked a quarter sooner, which is what a machine waits for first
@@ -22,18 +22,23 @@ def parts(tree: Tree, *, store: Store) -> list[bytes]:
 
     Raises Problem for an entry that an initrd cannot hold.
     """
-    return [_part(store, part) for part in segments.parts(tree)]
+    return [segments.kept(store, RECIPE, part, _packed).data for part in segments.parts(tree)]
+
+
+def laid(tree: Tree, *, store: Store) -> list[bytes | Stored]:
+    """The same for who uses all of them once and in order: large ones are read then."""
+    return [segments.laid(store, RECIPE, part, _packed) for part in segments.parts(tree)]
 
 
 def size(tree: Tree, *, store: Store) -> int:
     """Bytes of a tree's archives."""
     found = ((part, segments.size(store, RECIPE, part)) for part in segments.parts(tree))
-    return sum(len(_part(store, part)) if known is None else known for part, known in found)
+    return sum(_made(store, part) if known is None else known for part, known in found)
 
 
 def write(tree: Tree, *, store: Store, of: str = "") -> Written:
     """The initrd of a tree as one object of the store; of: the digest of the whole tree, if this is a part of it."""
-    return keep(store, parts(tree, store=store), **facts(of or tree.digest))
+    return keep(store, flow(laid(tree, store=store)), **facts(of or tree.digest))
 
 
 def facts(digest: str) -> dict[str, str]:
@@ -73,9 +78,10 @@ def whole(tree: Tree, path: str, *, store: Store) -> Written:
     return Written(entry.sha256, entry.size, {})
 
 
-def _part(store: Store, part: Tree) -> bytes:
-    def make(part: Tree) -> segments.Kept:
-        packed = zstandard.ZstdCompressor(level=LEVEL).compress(cpio.archive(part.items()))
-        return segments.Kept(packed + bytes(-len(packed) % 4), ())  # the kernel wants each archive at a multiple of 4
+def _made(store: Store, part: Tree) -> int:
+    return len(segments.kept(store, RECIPE, part, _packed).data)
 
-    return segments.kept(store, RECIPE, part, make).data
+
+def _packed(part: Tree) -> segments.Kept:
+    packed = zstandard.ZstdCompressor(level=LEVEL).compress(cpio.archive(part.items()))
+    return segments.Kept(packed + bytes(-len(packed) % 4), ())  # the kernel wants each archive at a multiple of 4

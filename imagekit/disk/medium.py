@@ -83,10 +83,10 @@ def root(tree: Tree, *, job: Job) -> list[Part]:
 def boot_files(tree: Tree, *, job: Job, arguments: str, firmware: tuple[str, ...]) -> dict[str, fat.Content]:
     """What lies on the partition that the firmware reads, or that GRUB does."""
     programs = beside.started(partial(uki.programs, tree, arch=job.arch)) if "uefi" in firmware else None
-    parts = initrd.parts(tree_of_initrd(tree, job), store=job.store)
+    parts = initrd.laid(tree_of_initrd(tree, job), store=job.store)
     files: dict[str, fat.Content] = {}
     if programs:
-        program = uki.chunks(tree, parts, arguments=arguments, of=programs())
+        program = uki.contents(tree, parts, arguments=arguments, of=programs())
         files[f"EFI/BOOT/BOOT{ARCHES[job.arch].efi}.EFI"] = list(program)
     if "bios" in firmware:
         files |= {"kernel": grub.kernel(tree), "initrd": parts, "grub.cfg": grub.script(arguments)}

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from imagekit.errors import Problem
+from imagekit.store import Stored, flow, size_of
 
 MACHINES = {0x8664: "x86_64", 0xAA64: "aarch64"}  # "Machine Types"
 ORDER = (  # of a UKI's sections: the kernel comes last, because it unpacks itself over what follows it in memory
@@ -57,11 +58,11 @@ class Image(NamedTuple):
 
 
 def uki(stub: bytes, sections: Mapping[str, bytes]) -> bytes:
-    """A UKI as bytes; sections: ".linux" and what else there is of `ORDER`. See `chunks` for large ones."""
-    return b"".join(chunks(stub, {name: (data,) for name, data in sections.items()}))
+    """A UKI as bytes; sections: ".linux" and what else there is of `ORDER`. See `contents` for large ones."""
+    return b"".join(flow(contents(stub, {name: (data,) for name, data in sections.items()})))
 
 
-def chunks(stub: bytes, sections: Mapping[str, Sequence[bytes]]) -> Iterator[bytes]:
+def contents(stub: bytes, sections: Mapping[str, Sequence[bytes | Stored]]) -> Iterator[bytes | Stored]:
     """A UKI piece by piece: the stub, less what follows its sections, and these sections in the order of `ORDER`.
 
     Raises Problem when the stub is none, has such sections already, or has no room for them in its table.
@@ -73,7 +74,7 @@ def chunks(stub: bytes, sections: Mapping[str, Sequence[bytes]]) -> Iterator[byt
     if not any(section.raw_size for section in image.sections):
         raise Problem("the stub is empty: it has no section with bytes")
     named = [(name, sections[name]) for name in ORDER if name in sections]
-    placed = _placed(image, [(name, sum(map(len, data))) for name, data in named])
+    placed = _placed(image, [(name, sum(map(size_of, data))) for name, data in named])
     yield _head(stub, image, placed)
     for section, (_, data) in zip(placed, named, strict=True):
         yield from data

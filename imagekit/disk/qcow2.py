@@ -59,10 +59,9 @@ def chunks(disk: Sparse) -> Iterator[bytes]:
     The disk is read twice: where there is something must be known before the first byte is written.
     """
     disk = container.whole(disk, most=MAX_SIZE, kind="qcow2")
-    filled = array("Q", (offset // CLUSTER for offset, _ in disk.filled(CLUSTER)))
+    filled = array("Q", (offset // CLUSTER for offset in disk.places(CLUSTER)))
     yield from _tables(disk.size, filled)
-    for number in filled:
-        yield disk.read(number * CLUSTER, CLUSTER).ljust(CLUSTER, b"\0")
+    yield from container.again(disk, filled, CLUSTER)
 
 
 def _tables(size: int, filled: "array[int]") -> Iterator[bytes]:

@@ -7,9 +7,12 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from hashlib import sha256
+from typing import TypeVar
 
-from imagekit.store import Store
+from imagekit.store import Store, Stored
 from imagekit.tree import Tree
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -40,17 +43,29 @@ def size(store: Store, recipe: str, part: Tree) -> int | None:
 
 def kept(store: Store, recipe: str, part: Tree, make: Callable[[Tree], Kept]) -> Kept:
     """The part as `make` compresses it, from the store if it was ever made by this recipe (program, version, level)."""
+    data, facts = _found(store, recipe, part, make, store.read)
+    return Kept(data, facts)
+
+
+def laid(store: Store, recipe: str, part: Tree, make: Callable[[Tree], Kept]) -> bytes | Stored:
+    """The bytes of the same, or where many of them lie: see Stored."""
+    return _found(store, recipe, part, make, store.lay)[0]
+
+
+def _found(
+    store: Store, recipe: str, part: Tree, make: Callable[[Tree], Kept], take: Callable[[str], T]
+) -> tuple[bytes | T, tuple[int, ...]]:
     key = _key(recipe, part)
     note = store.recall("segments", key)
     if note is not None:
         try:
             digest, *facts = json.loads(note)
-            return Kept(store.read(digest), tuple(facts))
+            return take(digest), tuple(facts)
         except (KeyError, ValueError):
             pass  # lost or damaged, which costs no more than making it again
     made = make(part)
     store.remember("segments", key, json.dumps([store.write([made.data]), *made.facts]).encode())
-    return made
+    return made.data, made.facts
 
 
 def _key(recipe: str, part: Tree) -> str:

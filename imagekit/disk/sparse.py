@@ -6,10 +6,12 @@ are ever made, kept or compressed for the sake of a disk's size.
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from imagekit.errors import Defect
+from imagekit.store import Reading, Stored
 from imagekit.tree import Slice
 
 CHUNK = 1 << 20  # bytes that are in memory at a time
@@ -31,10 +33,10 @@ class Packed(NamedTuple):
 
 
 class Piece(NamedTuple):
-    """Bytes at an offset of a disk: in memory, or in a file."""
+    """Bytes at an offset of a disk: in memory, in a file, or in the store, to be read with all before them."""
 
     offset: int
-    content: bytes | Slice | Packed
+    content: bytes | Slice | Packed | Stored
 
     @property
     def size(self) -> int:
@@ -50,6 +52,13 @@ class Piece(NamedTuple):
         """`size` bytes from `at` on, counted from its beginning; raises RigProblem when the file has lost them."""
         found = _cut(self, at, size)
         return found if isinstance(found, bytes) else found.read()
+
+    def chunks(self, size: int) -> Iterator[bytes]:
+        """All its bytes in order, at most `size` at a time."""
+        if isinstance(self.content, Stored):
+            yield from self.content.chunks(size)
+        else:
+            yield from (self.read(at, min(size, self.size - at)) for at in range(0, self.size, size))
 
 
 @dataclass(frozen=True)
@@ -69,9 +78,17 @@ class Sparse:
             raise Defect(f"a disk of {self.size} bytes has a piece that ends at {end}")
 
     def chunks(self, size: int = CHUNK) -> Iterator[bytes]:
-        """All its bytes in order, at most `size` at a time."""
-        for offset, data in self.blocks(size):
-            yield data if data is not None else ZEROS[: min(size, self.size - offset)]
+        """All its bytes in order, at most `size` at a time, which is at most CHUNK; small pieces come together."""
+        few: list[bytes] = []
+        total = 0
+        for chunk in self._unjoined(size):
+            if few and (total >= size // 4 or total + len(chunk) > size or len(chunk) >= size // 4):
+                yield b"".join(few)
+                few, total = [], 0
+            few.append(chunk)
+            total += len(chunk)
+        if few:
+            yield b"".join(few)
 
     def blocks(self, size: int) -> Iterator[tuple[int, bytes | None]]:
         """(offset, bytes) of every `size` bytes in order; None for what is all zeros, the last one may be shorter.
@@ -85,30 +102,30 @@ class Sparse:
             at = offset + size
         yield from ((hole, None) for hole in range(at, self.size, size))
 
+    def places(self, size: int) -> Iterator[int]:
+        """The offsets that `filled` gives, for who has to know them before; what is stored is not read for it."""
+        for offset, pieces in self._touched(size):
+            if _has_stored(pieces) or not is_zeros(self.read(offset, size)):
+                yield offset
+
     def filled(self, size: int) -> Iterator[tuple[int, bytes]]:
-        """Those (offset, bytes) of every `size` bytes that are not all zeros; where no piece is costs no time."""
-        at = 0  # all before it was given out
-        for piece in self.pieces:
-            for offset in range(max(piece.offset // size * size, at), piece.end, size):
-                at = offset + size
-                data = self.read(offset, size)
-                if not is_zeros(data):
+        """Those (offset, bytes) of every `size` bytes that are not all zeros; where no piece is costs no time.
+
+        What is stored counts as filled, whatever it is; raises Spoiled when it is not what it was.
+        """
+        with closing(_Reader()) as reader:
+            for offset, pieces in self._touched(size):
+                data = _joined(offset, min(offset + size, self.size), pieces, reader.read)
+                if _has_stored(pieces) or not is_zeros(data):
                     yield offset, data
 
     def read(self, offset: int, size: int) -> bytes:
-        """`size` bytes from `offset` on; fewer where the disk ends."""
-        end = min(offset + size, self.size)
-        parts, at = [], offset
-        for index in range(bisect_right(self.pieces, at, key=_end), len(self.pieces)):
-            piece = self.pieces[index]
-            if piece.offset >= end:
-                break
-            parts.append(bytes(max(piece.offset - at, 0)))
-            at = max(piece.offset, at)
-            stop = min(piece.end, end)
-            parts.append(piece.read(at - piece.offset, stop - at))
-            at = stop
-        return b"".join((*parts, bytes(max(end - at, 0))))
+        """`size` bytes from `offset` on; fewer where the disk ends. What is stored is never read like this."""
+        end, first = min(offset + size, self.size), bisect_right(self.pieces, offset, key=_end)
+        last = first
+        while last < len(self.pieces) and self.pieces[last].offset < end:
+            last += 1
+        return _joined(offset, end, self.pieces[first:last], Piece.read)
 
     def part(self, offset: int, size: int) -> "Sparse":
         """What lies in `size` bytes from `offset` on, as a disk of its own."""
@@ -121,6 +138,57 @@ class Sparse:
             found.append(Piece(first - offset, _cut(piece, first - piece.offset, last - first)))
         return Sparse(max(end - offset, 0), tuple(found))
 
+    def _unjoined(self, size: int) -> Iterator[bytes]:
+        at = 0
+        for piece in self.pieces:
+            yield from _zeros(piece.offset - at, size)
+            yield from piece.chunks(size)
+            at = piece.end
+        yield from _zeros(self.size - at, size)
+
+    def _touched(self, size: int) -> Iterator[tuple[int, tuple[Piece, ...]]]:
+        """Every `size` bytes that pieces reach into: their offset, and those pieces."""
+        at = first = 0  # all before `at` was given out
+        for piece in self.pieces:
+            for offset in range(max(piece.offset // size * size, at), piece.end, size):
+                at = offset + size
+                while self.pieces[first].end <= offset:
+                    first += 1
+                last = first
+                while last < len(self.pieces) and self.pieces[last].offset < at:
+                    last += 1
+                yield offset, self.pieces[first:last]
+
+
+class _Reader:
+    """Pieces of a disk as they are read from its beginning to its end: what is stored is hashed meanwhile."""
+
+    def __init__(self) -> None:
+        self._reading: Reading | None = None
+
+    def read(self, piece: Piece, at: int, size: int) -> bytes:
+        """The next bytes of a piece."""
+        if not isinstance(piece.content, Stored):
+            return piece.read(at, size)
+        if not at or self._reading is None:
+            self.close()
+            self._reading = Reading(piece.content)
+        return self._reading.take(size)
+
+    def close(self) -> None:
+        """Let go of what is being read."""
+        if self._reading is not None:
+            self._reading.close()
+
+
+def one_after_the_other(contents: Iterable[bytes | Stored]) -> Sparse:
+    """A disk that consists of these contents and nothing else."""
+    pieces, at = [], 0
+    for content in contents:
+        pieces.append(Piece(at, content))
+        at = pieces[-1].end
+    return laid(at, pieces)
+
 
 def of_file(path: str, size: int) -> Sparse:
     """A raw disk that lies in a file."""
@@ -129,6 +197,8 @@ def of_file(path: str, size: int) -> Sparse:
 
 def is_zeros(data: bytes) -> bool:
     """Whether there is no other byte in it; ends at the first, and compares faster than anything counts."""
+    if data[:1] > b"\0" or data[-1:] > b"\0":
+        return False  # the most of them, at no cost
     parts = (data[at : at + CHUNK] for at in range(0, len(data), CHUNK))
     return all(part == ZEROS[: len(part)] for part in parts)
 
@@ -137,12 +207,37 @@ def _end(piece: Piece) -> int:
     return piece.end
 
 
+def _has_stored(pieces: Iterable[Piece]) -> bool:
+    return any(isinstance(piece.content, Stored) for piece in pieces)
+
+
+def _zeros(size: int, most: int) -> Iterator[bytes]:
+    return (ZEROS[: min(most, size - at)] for at in range(0, size, most))
+
+
+def _joined(offset: int, end: int, pieces: Iterable[Piece], read: Callable[[Piece, int, int], bytes]) -> bytes:
+    """The bytes from `offset` to `end`, where those pieces lie; of one alone it is no copy."""
+    parts, at = [], offset
+    for piece in pieces:
+        if at < piece.offset:
+            parts.append(bytes(piece.offset - at))
+            at = piece.offset
+        stop = min(piece.end, end)
+        parts.append(read(piece, at - piece.offset, stop - at))
+        at = stop
+    if at < end:
+        parts.append(bytes(end - at))
+    return b"".join(parts)
+
+
 def _cut(piece: Piece, at: int, size: int) -> bytes | Slice | Packed:
     content = piece.content
     if isinstance(content, bytes):
         return content[at : at + size]
     if isinstance(content, Packed):
         return content._replace(skip=content.skip + at, size=size)
+    if isinstance(content, Stored):
+        raise Defect("what is stored is read in order, or its digest would not be known to be right")
     return Slice(content.path, content.offset + at, size)
 
 

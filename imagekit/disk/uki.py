@@ -9,6 +9,7 @@ from typing import NamedTuple
 from imagekit.artifact import Job
 from imagekit.disk import cmdline, pe
 from imagekit.errors import Problem
+from imagekit.store import Stored
 from imagekit.tree import Tree
 
 KERNEL, CMDLINE, STUB = "/boot/kernel", "/boot/cmdline", "/boot/stub"
@@ -31,16 +32,16 @@ def programs(tree: Tree, *, arch: str) -> Programs:
     return Programs(*(_program(tree, path, arch) for path in (STUB, KERNEL)))
 
 
-def chunks(tree: Tree, parts: Sequence[bytes], *, arguments: str, of: Programs) -> Iterator[bytes]:
+def contents(tree: Tree, parts: Sequence[bytes | Stored], *, arguments: str, of: Programs) -> Iterator[bytes | Stored]:
     """The program piece by piece; parts: of the initrd."""
-    sections: dict[str, Sequence[bytes]] = {
+    sections: dict[str, Sequence[bytes | Stored]] = {
         ".osrel": [tree.read(OS_RELEASE) if OS_RELEASE in tree else b""],
         ".cmdline": [arguments.encode("utf-8", "surrogateescape")],
         ".uname": [release(tree).encode("utf-8", "surrogateescape")],
         ".initrd": parts,
         ".linux": [of.kernel],
     }
-    return pe.chunks(of.stub, {name: data for name, data in sections.items() if any(data)})
+    return pe.contents(of.stub, {name: data for name, data in sections.items() if any(data)})
 
 
 def check(tree: Tree) -> None:

@@ -34,19 +34,16 @@ def dynamic(disk: Sparse) -> Iterator[bytes]:
     The disk is read twice: where there is something must be known before the first block is written.
     """
     disk = container.whole(disk, most=MAX_SIZE, kind="vhd")
-    entries = -(-disk.size // BLOCK)
+    entries, filled = -(-disk.size // BLOCK), [offset // BLOCK for offset in disk.places(BLOCK)]
     table = array("I", b"\xff" * aligned(entries * 4, SECTOR))
-    at = SECTOR + HEADER.size + len(table) * 4
-    for offset, _ in disk.filled(BLOCK):
-        table[offset // BLOCK] = at // SECTOR
-        at += SECTOR + BLOCK
+    for place, number in enumerate(filled):
+        table[number] = (SECTOR + HEADER.size + len(table) * 4 + place * (SECTOR + BLOCK)) // SECTOR
     footer = _footer(disk, DYNAMIC)
     yield footer + _header(entries) + _big_endian(table)
     bitmap = b"\xff" * (BLOCK // SECTOR // 8)  # of the sectors that are there: one sector of bits
-    for index in range(entries):
-        if table[index] != ABSENT:
-            yield bitmap
-            yield disk.read(index * BLOCK, BLOCK).ljust(BLOCK, b"\0")
+    for data in container.again(disk, filled, BLOCK):
+        yield bitmap
+        yield data
     yield footer
 
 

@@ -52,13 +52,12 @@ def chunks(disk: Sparse) -> Iterator[bytes]:
     per_bitmap, blocks = RATIO // BLOCK, -(-disk.size // BLOCK)
     entries = blocks + (blocks - 1) // per_bitmap
     length = aligned(entries * 8, MIB)
-    filled = [offset // BLOCK for offset, _ in disk.filled(BLOCK)]
+    filled = [offset // BLOCK for offset in disk.places(BLOCK)]
     yield from _head(disk, length)
     places = {number + number // per_bitmap: TABLE + length + n * BLOCK for n, number in enumerate(filled)}
     for first in range(0, length // 8, MIB // 8):
         yield struct.pack(f"<{MIB // 8}Q", *(_entry(places, first + n) for n in range(MIB // 8)))
-    for number in filled:
-        yield disk.read(number * BLOCK, BLOCK).ljust(BLOCK, b"\0")
+    yield from container.again(disk, filled, BLOCK)
 
 
 def _entry(places: dict[int, int], number: int) -> int:

@@ -2,16 +2,17 @@
 
 from imagekit.artifact import Format, Job, Written, keep
 from imagekit.disk import initrd, uki
+from imagekit.store import flow
 from imagekit.tree import Tree
 
 
 def write(tree: Tree, *, job: Job) -> dict[str, Written]:
     """A stub from the image's suite, and behind it what kernel_initrd writes in three files."""
     initrd.check(tree, format="uki", arch=job.arch)
-    parts = initrd.parts(initrd.root(tree), store=job.store)
+    parts = initrd.laid(initrd.root(tree), store=job.store)
     of = uki.programs(tree, arch=job.arch)
-    made = uki.chunks(tree, parts, arguments=uki.arguments(tree, job=job), of=of)
-    return {"uki": keep(job.store, made, **initrd.facts(tree.digest))}
+    made = uki.contents(tree, parts, arguments=uki.arguments(tree, job=job), of=of)
+    return {"uki": keep(job.store, flow(made), **initrd.facts(tree.digest))}
 
 
 FORMAT = Format(write, suffixes={"uki": ".efi"}, kind="kernel", firmware=("uefi",), assets=("stub",))

@@ -11,7 +11,7 @@ from imagekit import host, inuse, shared
 from imagekit.beside import Buffer, gathered, summed
 from imagekit.errors import RigProblem
 from imagekit.stamp import cache_location
-from imagekit.store import Store, touch
+from imagekit.store import LARGE, Store, Stored, touch
 
 HOLE = 1 << 16  # bytes of zeros from which on they are left out of a file
 ZEROS = bytes(1 << 20)
@@ -44,6 +44,13 @@ def open_store(location: Path | None = None) -> Store:
         if data is None:
             raise KeyError(digest)
         return data
+
+    def lay(digest: str) -> bytes | Stored:
+        place = path(digest)
+        if not has(digest):
+            raise KeyError(digest)
+        size = place.stat().st_size
+        return Stored(str(place), size, digest) if size >= LARGE else read(digest)
 
     def own(digest: str) -> bytes | None:
         try:
@@ -92,7 +99,7 @@ def open_store(location: Path | None = None) -> Store:
         made.mkdir(mode=0o700, parents=True, exist_ok=True)
         return made
 
-    return Store(str(root), has, read, write, path, recall, remember, folder)
+    return Store(str(root), has, read, lay, write, path, recall, remember, folder)
 
 
 def lend(location: Path, to: Path, *, keep: Callable[[str], bool], folders: Iterable[str]) -> None:
@@ -161,7 +168,8 @@ def _atomic(root: Path) -> Iterator[tuple[Callable[[Buffer], object], Callable[[
 
     def put(data: Buffer) -> None:
         with _told(root):  # only our own writing: a mirror that fails in `chunks` is another matter
-            if len(data) >= HOLE and data == ZEROS[: len(data)]:  # a disk may be larger than what there is room for
+            # a disk may be larger than what there is room for
+            if len(data) >= HOLE and not data[0] and data == ZEROS[: len(data)]:
                 file.seek(len(data), os.SEEK_CUR)
             else:
                 file.write(data)
