@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from imagekit.errors import RigProblem
 
-CHUNK = 1 << 20  # bytes
+CHUNK = 1 << 18  # bytes that are read at a time: malloc gives what larger ones lay in back to the kernel, each time
 LARGE = 1 << 16  # bytes of an object from which on it is hashed while it is used, not before
 SEEN = ("debian-seen", "highest-")  # how kinds of notes begin that are derived from nothing: what was seen once
 GRAIN = 3600.0  # seconds after a use within which another one is not noted

@@ -5,7 +5,7 @@ between the two is a Problem that names both owners. Nothing is ever unpacked on
 says where its bytes lie, and reading them checks them.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, ItemsView, Iterable, Iterator, Mapping, ValuesView
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
@@ -107,6 +107,14 @@ class Tree(Mapping[str, Entry]):
     def __len__(self) -> int:
         return len(self._entries)
 
+    def items(self) -> ItemsView[str, Entry]:
+        """Every path with its entry, in the order in which they came; a Mapping's own would look each of them up."""
+        return self._entries.items()
+
+    def values(self) -> ValuesView[Entry]:
+        """Every entry."""
+        return self._entries.values()
+
     def __repr__(self) -> str:
         return f"<Tree of {len(self)} paths, {self.size} bytes>"
 
@@ -121,8 +129,8 @@ class Tree(Mapping[str, Entry]):
 
     @cached_property
     def paths(self) -> tuple[str, ...]:
-        """Every path, parents before children: sorted by components."""
-        return tuple(sorted(self._entries, key=lambda path: path.split("/")))
+        """Every path, parents before children: sorted by components, which end with what is less than any letter."""
+        return tuple(sorted(self._entries, key=lambda path: path.replace("/", "\0")))
 
     @cached_property
     def digest(self) -> str:
@@ -261,14 +269,13 @@ def _difference(old: Entry, new: Entry) -> str:
 
 def _heal_links(kept: dict[str, Entry], all_entries: Mapping[str, Entry]) -> dict[str, Entry]:
     moved: dict[str, str] = {}
-    for path in sorted(kept):
+    for path in sorted(path for path, of in kept.items() if of.kind == "hardlink" and of.target not in kept):
         entry = kept[path]
-        if entry.kind == "hardlink" and entry.target not in kept:
-            if entry.target in moved:
-                kept[path] = entry._replace(target=moved[entry.target])
-            else:
-                moved[entry.target] = path
-                kept[path] = all_entries[entry.target]
+        if entry.target in moved:
+            kept[path] = entry._replace(target=moved[entry.target])
+        else:
+            moved[entry.target] = path
+            kept[path] = all_entries[entry.target]
     return kept
 
 

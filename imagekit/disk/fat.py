@@ -5,6 +5,8 @@ a volume is a Sparse whose pieces are the tables and the files. All times are 19
 """
 
 import struct
+import sys
+from array import array
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple, Union
@@ -85,7 +87,7 @@ class _Chains:
     """Clusters as they are given away: `table` is the FAT, `pieces` is what lies in them."""
 
     geometry: Geometry
-    table: list[int] = field(default_factory=lambda: [0x0FFFFFF8, 0x0FFFFFFF])
+    table: "array[int]" = field(default_factory=lambda: array("I", (0x0FFFFFF8, 0x0FFFFFFF)))
     pieces: list[Piece] = field(default_factory=list)
 
     def take(self, size: int) -> int:
@@ -93,7 +95,8 @@ class _Chains:
         count, first = -(-size // self.geometry.cluster), len(self.table)
         if not count:
             return 0
-        self.table += [*range(first + 1, first + count), 0x0FFFFFFF]
+        self.table.extend(range(first + 1, first + count))
+        self.table.append(0x0FFFFFFF)
         return first
 
     def put(self, cluster: int, content: Content) -> None:
@@ -279,11 +282,12 @@ def _label(label: str) -> bytes:
     return (label or "NO NAME").upper().encode("ascii", "replace")[:11].ljust(11)
 
 
-def _packed(table: list[int], bits: int) -> bytes:
+def _packed(table: "array[int]", bits: int) -> bytes:
+    data = struct.pack(f"<{len(table)}I", *table) if sys.byteorder == "big" else table.tobytes()
     if bits == 32:
-        return struct.pack(f"<{len(table)}I", *table)
+        return data
     if bits == 16:
-        return struct.pack(f"<{len(table)}H", *(number & 0xFFFF for number in table))
+        return array("H", data)[::2].tobytes()  # the lower half of each
     pairs = zip(table[::2], [*table[1::2], 0], strict=False)
     return b"".join((a & 0xFFF | (b & 0xFFF) << 12).to_bytes(3, "little") for a, b in pairs)
 

@@ -28,8 +28,9 @@ def parts(tree: Tree) -> Iterator[Tree]:
 
     Hard links stay with the file that they share bytes with, which an owner always has in its own part.
     """
-    yield tree.filter(lambda path: tree[path].kind == "dir")
-    yield from tree.filter(lambda path: tree[path].kind != "dir").by_owner().values()
+    yield Tree(((path, entry) for path, entry in tree.items() if entry.kind == "dir"), whole=tree)
+    files = Tree(((path, entry) for path, entry in tree.items() if entry.kind != "dir"), whole=tree)
+    yield from files.by_owner().values()
 
 
 def size(store: Store, recipe: str, part: Tree) -> int | None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from imagekit.errors import Defect
+from imagekit.store import CHUNK as AT_ONCE
 from imagekit.store import Reading, Stored
 from imagekit.tree import Slice
 
@@ -77,7 +78,7 @@ class Sparse:
         if end > self.size:
             raise Defect(f"a disk of {self.size} bytes has a piece that ends at {end}")
 
-    def chunks(self, size: int = CHUNK) -> Iterator[bytes]:
+    def chunks(self, size: int = AT_ONCE) -> Iterator[bytes]:
         """All its bytes in order, at most `size` at a time, which is at most CHUNK; small pieces come together."""
         few: list[bytes] = []
         total = 0
