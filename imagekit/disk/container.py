@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from imagekit.disk.sparse import SECTOR, Packed, Piece, Sparse
-from imagekit.errors import Problem, RigProblem
+from imagekit.errors import Problem
+from imagekit.store import Spoiled
 from imagekit.tree import CHANGED, Slice
 
 MAX_PIECES = 1 << 19  # runs of one disk that are told apart: what a map of them takes is some 200 MiB
@@ -120,15 +121,15 @@ def whole(disk: Sparse, *, multiple: int = SECTOR, most: int, kind: str) -> Spar
 
 
 def again(disk: Sparse, filled: Iterable[int], size: int) -> Iterator[bytes]:
-    """The blocks of `size` bytes that `disk.places` told of before, whole; raises RigProblem when others are filled."""
+    """The blocks of `size` bytes that `disk.places` told of before, whole; raises Spoiled when others are filled."""
     found = disk.filled(size)
     for number in filled:
         offset, data = next(found, (-1, b""))
         if offset != number * size:
-            raise RigProblem("the disk is not the one that it was a moment ago", CHANGED)
+            raise Spoiled("a disk that is being written is not what it was a moment ago", CHANGED)
         yield data.ljust(size, b"\0")
     if next(found, None) is not None:
-        raise RigProblem("the disk is not the one that it was a moment ago", CHANGED)
+        raise Spoiled("a disk that is being written is not what it was a moment ago", CHANGED)
 
 
 def identity(disk: Sparse) -> str:

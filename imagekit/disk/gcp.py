@@ -17,7 +17,7 @@ NAME = "disk.raw"
 MULTIPLE = 1 << 30  # bytes
 MAX_SIZE = 2 << 40  # bytes
 END = bytes(1024)
-VERSION = f"zlib {zlib.ZLIB_RUNTIME_VERSION} level {gzip.FAST}"  # the bytes depend on it
+VERSION = gzip.FAST_VERSION
 MAX_TAIL = 1 << 20  # bytes behind the disk
 MAX_PARTS = 1 << 19  # pieces of a sparse member
 MAX_MEMBERS = 1 << 14  # of gzip: some archives are made of one for each MiB
@@ -38,7 +38,7 @@ def _segments(disk: Sparse) -> Iterator[gzip.Segment]:
             continue
         for at in range(0, len(data), STEP):
             part = data[at : at + STEP]
-            yield gzip.segment([part], level=gzip.FAST if gzip.shrinks(part) else 0)
+            yield gzip.segment([part], level=gzip.FAST) if gzip.shrinks(part) else gzip.unshrunk(part)
     yield gzip.segment([END])
 
 

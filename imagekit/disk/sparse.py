@@ -18,6 +18,7 @@ from imagekit.tree import Slice
 CHUNK = 1 << 20  # bytes that are in memory at a time
 SECTOR = 512
 ZEROS = bytes(CHUNK)
+GLANCE = 64  # bytes of a block that are looked at first
 
 
 class Packed(NamedTuple):
@@ -80,16 +81,7 @@ class Sparse:
 
     def chunks(self, size: int = AT_ONCE) -> Iterator[bytes]:
         """All its bytes in order, at most `size` at a time, which is at most CHUNK; small pieces come together."""
-        few: list[bytes] = []
-        total = 0
-        for chunk in self._unjoined(size):
-            if few and (total >= size // 4 or total + len(chunk) > size or len(chunk) >= size // 4):
-                yield b"".join(few)
-                few, total = [], 0
-            few.append(chunk)
-            total += len(chunk)
-        if few:
-            yield b"".join(few)
+        yield from together(self._unjoined(size), size // 4)
 
     def blocks(self, size: int) -> Iterator[tuple[int, bytes | None]]:
         """(offset, bytes) of every `size` bytes in order; None for what is all zeros, the last one may be shorter.
@@ -104,20 +96,24 @@ class Sparse:
         yield from ((hole, None) for hole in range(at, self.size, size))
 
     def places(self, size: int) -> Iterator[int]:
-        """The offsets that `filled` gives, for who has to know them before; what is stored is not read for it."""
+        """The offsets that `filled` gives, for who has to know them before: most blocks show it in their first bytes.
+
+        Nothing is hashed for it: whoever writes what is stored has to compare them with what `filled` gives.
+        """
         for offset, pieces in self._touched(size):
-            if _has_stored(pieces) or not is_zeros(self.read(offset, size)):
+            ends = (min(offset + GLANCE, self.size), min(offset + size, self.size))
+            if not all(is_zeros(_joined(offset, end, pieces, _glance)) for end in ends):
                 yield offset
 
     def filled(self, size: int) -> Iterator[tuple[int, bytes]]:
         """Those (offset, bytes) of every `size` bytes that are not all zeros; where no piece is costs no time.
 
-        What is stored counts as filled, whatever it is; raises Spoiled when it is not what it was.
+        Raises Spoiled when what is stored is not what it was.
         """
         with closing(_Reader()) as reader:
             for offset, pieces in self._touched(size):
                 data = _joined(offset, min(offset + size, self.size), pieces, reader.read)
-                if _has_stored(pieces) or not is_zeros(data):
+                if not is_zeros(data):
                     yield offset, data
 
     def read(self, offset: int, size: int) -> bytes:
@@ -182,6 +178,23 @@ class _Reader:
             self._reading.close()
 
 
+def together(parts: Iterable[bytes | memoryview], least: int) -> Iterator[bytes]:
+    """The same bytes in chunks of at least so many, and less than twice: a large part is one of its own, not copied."""
+    few: list[bytes | memoryview] = []
+    total = 0
+    for part in parts:
+        if few and len(part) >= least:
+            yield b"".join(few)
+            few, total = [], 0
+        few.append(part)
+        total += len(part)
+        if total >= least:
+            yield b"".join(few)
+            few, total = [], 0
+    if few:
+        yield b"".join(few)
+
+
 def one_after_the_other(contents: Iterable[bytes | Stored]) -> Sparse:
     """A disk that consists of these contents and nothing else."""
     pieces, at = [], 0
@@ -208,8 +221,11 @@ def _end(piece: Piece) -> int:
     return piece.end
 
 
-def _has_stored(pieces: Iterable[Piece]) -> bool:
-    return any(isinstance(piece.content, Stored) for piece in pieces)
+def _glance(piece: Piece, at: int, size: int) -> bytes:
+    """Bytes of a piece that nothing is made of."""
+    if isinstance(piece.content, Stored):
+        return Slice(piece.content.path, at, size).read()
+    return piece.read(at, size)
 
 
 def _zeros(size: int, most: int) -> Iterator[bytes]:
@@ -220,6 +236,8 @@ def _joined(offset: int, end: int, pieces: Iterable[Piece], read: Callable[[Piec
     """The bytes from `offset` to `end`, where those pieces lie; of one alone it is no copy."""
     parts, at = [], offset
     for piece in pieces:
+        if piece.offset >= end:
+            break
         if at < piece.offset:
             parts.append(bytes(piece.offset - at))
             at = piece.offset

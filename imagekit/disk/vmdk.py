@@ -15,8 +15,9 @@ from typing import NamedTuple
 
 from imagekit.disk import container, gzip, ids
 from imagekit.disk.container import File, Map, aligned
-from imagekit.disk.sparse import SECTOR, Packed, Sparse
+from imagekit.disk.sparse import SECTOR, Packed, Sparse, together
 from imagekit.errors import Problem
+from imagekit.store import CHUNK
 
 MAGIC = b"KDMV"
 DESCRIPTOR = b"# Disk DescriptorFile"
@@ -32,7 +33,7 @@ GRAIN_MARKER = struct.Struct("<QI")
 TABLE, DIRECTORY, FOOTER, END = 1, 2, 3, 0
 MAX_SIZE = 1 << 41  # bytes: 2 TiB, what 32 bits of sectors reach
 MAX_DESCRIPTOR = 1 << 20  # bytes
-VERSION = f"zlib {zlib.ZLIB_RUNTIME_VERSION} level {gzip.FAST}"  # the bytes depend on it
+VERSION = gzip.FAST_VERSION
 NAME = "disk.vmdk"  # always: a file's name is no part of its content
 
 TEXT = """\
@@ -61,7 +62,10 @@ def chunks(disk: Sparse) -> Iterator[bytes]:
 
     It is made in one pass; what is told only at its end is all that is kept meanwhile.
     """
-    disk = container.whole(disk, most=MAX_SIZE, kind="vmdk")
+    return together(_parts(container.whole(disk, most=MAX_SIZE, kind="vmdk")), CHUNK)
+
+
+def _parts(disk: Sparse) -> Iterator[bytes | memoryview]:
     yield _header(disk, AT_END)
     yield _descriptor(disk)
     at, directory, table, current = GRAIN, array("I", bytes(4 * -(-disk.size // COVERED))), _blank(), -1
@@ -73,9 +77,12 @@ def chunks(disk: Sparse) -> Iterator[bytes]:
                 at += SECTOR + ENTRIES * 4
             current, table = offset // COVERED, _blank()
         table[offset % COVERED // GRAIN] = at // SECTOR
-        grain = _grain(offset, data.ljust(GRAIN, b"\0"))
-        at += len(grain)
-        yield grain
+        packed = _packed_grain(data.ljust(GRAIN, b"\0"))
+        size = sum(map(len, packed))
+        yield GRAIN_MARKER.pack(offset // SECTOR, size)
+        yield from packed
+        yield bytes(-(GRAIN_MARKER.size + size) % SECTOR)
+        at += aligned(GRAIN_MARKER.size + size, SECTOR)
     if current >= 0:
         directory[current] = (at + SECTOR) // SECTOR
         yield from _told(TABLE, table)
@@ -103,10 +110,11 @@ def _descriptor(disk: Sparse) -> bytes:
     return text.encode().ljust(GRAIN - SECTOR, b"\0")
 
 
-def _grain(offset: int, data: bytes) -> bytes:
-    packed = zlib.compress(data, gzip.FAST if gzip.shrinks(data) else 0)
-    made = GRAIN_MARKER.pack(offset // SECTOR, len(packed)) + packed
-    return made.ljust(aligned(len(made), SECTOR), b"\0")
+def _packed_grain(data: bytes) -> list[bytes | memoryview]:
+    """What a grain is as a zlib stream (RFC 1950), in pieces."""
+    if gzip.shrinks(data):
+        return [zlib.compress(data, gzip.FAST)]
+    return [b"\x78\x01", *gzip.stored(data, is_last=True), zlib.adler32(data).to_bytes(4)]
 
 
 def _told(kind: int, table: "array[int]") -> Iterator[bytes]:
