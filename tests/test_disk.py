@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import tarfile
 import zlib
+from hashlib import sha256
 
 import pytest
 
@@ -183,6 +184,41 @@ def test_segments_make_one_gzip_member(sizes):
     assert one.eof
     assert not one.unused_data, "a second member, at which several readers stop without a word"
     subprocess.run(["gzip", "--test"], input=packed, check=True)
+
+
+@pytest.mark.parametrize("size", [0, 1, 7, 65_535, 65_536, 200_000])
+def test_what_does_not_shrink_is_deflate_too(size):
+    data = os.urandom(size)
+    packed = b"".join(gzip.stored(data, is_last=True))
+    assert len(packed) == size + 5 * -(-size // 65_535)
+    if data:
+        one = zlib.decompressobj(-15)
+        assert (one.decompress(packed), one.eof, one.unused_data) == (data, True, b"")
+    parts = [gzip.segment([b"first" * 99]), gzip.unshrunk(data), gzip.segment([b"last"])]
+    assert python_gzip.decompress(b"".join(gzip.member(parts))) == b"first" * 99 + data + b"last"
+
+
+NOISE = b"".join(sha256(b"%d" % number).digest() for number in range(2048))
+
+
+@pytest.mark.parametrize(
+    ("data", "is_worth_it"),
+    [
+        (b"", False),
+        (NOISE, False),
+        (NOISE[:100], False),
+        (zlib.compress(NOISE + bytes(9999)), False),
+        (NOISE[:-3000] + bytes(3000), False),
+        (b"x", False),
+        (bytes(1 << 16), True),
+        (b"text " * 4000, True),
+        (b"".join(b"%d\n" % number for number in range(9999)), True),
+        (b"".join(number.to_bytes(4) for number in range(1 << 14)), True),
+        (NOISE[: 1 << 15] + bytes(1 << 15), True),
+    ],
+)
+def test_what_is_worth_deflating(data, is_worth_it):
+    assert gzip.shrinks(data) == is_worth_it
 
 
 @pytest.mark.parametrize(("a", "b"), [(b"", b""), (b"a", b""), (b"", b"b"), (b"abc", b"x" * 100_003)])

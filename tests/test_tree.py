@@ -152,6 +152,13 @@ def test_parents_are_completed_once() -> None:
     assert whole.complete() is whole
 
 
+def test_paths_are_sorted_by_their_components() -> None:
+    names = ("a", "a-", "a.b", "a\x01", "é", "\udcff", "A", "0", "a a")
+    paths = [f"/{one}" for one in names] + ["/" + "/".join(two) for two in itertools.product(names, names)]
+    tree = Tree({path: directory() for path in paths})
+    assert list(tree.paths) == sorted(paths, key=lambda path: path.split("/"))
+
+
 def test_paths_list_parents_first() -> None:
     assert Tree({p: directory() for p in ("/a-b", "/a/b", "/a", "/a.b")}).paths == ("/a", "/a/b", "/a-b", "/a.b")
 

@@ -14,7 +14,8 @@ HEADER = b"\x1f\x8b\x08\0\0\0\0\0\0\xff"  # no name, no time, unknown system
 LEVEL = 6
 FAST = 1  # for disks, which are large and mostly compressed
 STEP, ENOUGH, MOST = 64 << 10, 1 << 20, 4 << 20  # of `runs`: fed at once, packed and unpacked bytes of one
-SAMPLES, FEW = 1 << 10, 225  # bytes that are looked at, and values among them: random ones have 251 of the 256
+SAMPLES = 1 << 10  # bytes that are looked at
+FEW, MANY_ZEROS = 210, 100  # values among them, and zeros: random bytes have 251 of the 256, and four zeros
 PLACES, SAMPLE = 4, 512  # that are tried, and bytes at each
 FLUSH = b"\0\0\0\xff\xff"  # a full flush where a byte ends: an empty block
 MOST_STORED = (1 << 16) - 1  # bytes of a block
@@ -89,12 +90,14 @@ def _run(data: bytearray, level: int) -> Segment:
 def shrinks(data: bytes) -> bool:
     """Whether deflating is worth its time: most of a disk is compressed already, and deflating that takes longest.
 
-    What has nearly all values a byte can have is said not to, nor what does not shrink by a quarter where it is tried.
+    What has nearly all values that a byte can have is said not to, and what does not shrink by a quarter where it is
+    tried.
     """
-    if len(set(data[:: len(data) // SAMPLES | 1])) > FEW:
+    seen = data[:: len(data) // SAMPLES | 1]
+    if len(set(seen)) > FEW and seen.count(0) < MANY_ZEROS:
         return False
     step = max(len(data) // PLACES, 1)
-    sample = b"".join(data[at : at + SAMPLE] for at in range(step // 2, len(data), step))
+    sample = b"".join(data[at : at + min(SAMPLE, step)] for at in range(step // 2, len(data), step))
     packer = zlib.compressobj(FAST, zlib.DEFLATED, -12, 5)  # with little memory, which takes less time to clear
     return len(packer.compress(sample) + packer.flush()) < len(sample) * 3 / 4
 
