@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Buffer = bytes | memoryview
 
-SMALL, ENOUGH = 1 << 16, 1 << 17  # bytes of a chunk that is joined with others, and of those together
-LARGE = 1 << 18  # bytes of a chunk that is worth telling another thread of
+SMALL = 1 << 16  # bytes of a chunk that is not joined with others
+LARGE = ENOUGH = 1 << 18  # bytes of a chunk that is worth telling another thread of; of joined ones together
 AHEAD = 4  # chunks that may wait, which bounds the memory
 LOOK = 1.0  # seconds after which a wait looks whether Ctrl-C was pressed in the moment before it fell asleep
 

@@ -10,6 +10,8 @@ from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from typing import NamedTuple
 
+from imagekit.beside import Buffer
+
 HEADER = b"\x1f\x8b\x08\0\0\0\0\0\0\xff"  # no name, no time, unknown system
 LEVEL = 6
 FAST = 1  # for disks, which are large and mostly compressed
@@ -102,7 +104,7 @@ def shrinks(data: bytes) -> bool:
     return len(packer.compress(sample) + packer.flush()) < len(sample) * 3 / 4
 
 
-def stored(data: bytes, *, is_last: bool = False) -> Iterator[bytes | memoryview]:
+def stored(data: bytes, *, is_last: bool = False) -> Iterator[Buffer]:
     """What is not worth it as raw deflate (RFC 1951, 3.2.4), in pieces; zlib takes six times as long for it."""
     view = memoryview(data)
     for at in range(0, len(data), MOST_STORED):

@@ -80,8 +80,13 @@ class Sparse:
             raise Defect(f"a disk of {self.size} bytes has a piece that ends at {end}")
 
     def chunks(self, size: int = AT_ONCE) -> Iterator[bytes]:
-        """All its bytes in order, at most `size` at a time, which is at most CHUNK; small pieces come together."""
-        yield from together(self._unjoined(size), size // 4)
+        """All its bytes in order, at most `size` at a time, which is at most CHUNK; pieces come as they lie."""
+        at = 0
+        for piece in self.pieces:
+            yield from _zeros(piece.offset - at, size)
+            yield from piece.chunks(size)
+            at = piece.end
+        yield from _zeros(self.size - at, size)
 
     def blocks(self, size: int) -> Iterator[tuple[int, bytes | None]]:
         """(offset, bytes) of every `size` bytes in order; None for what is all zeros, the last one may be shorter.
@@ -135,14 +140,6 @@ class Sparse:
             found.append(Piece(first - offset, _cut(piece, first - piece.offset, last - first)))
         return Sparse(max(end - offset, 0), tuple(found))
 
-    def _unjoined(self, size: int) -> Iterator[bytes]:
-        at = 0
-        for piece in self.pieces:
-            yield from _zeros(piece.offset - at, size)
-            yield from piece.chunks(size)
-            at = piece.end
-        yield from _zeros(self.size - at, size)
-
     def _touched(self, size: int) -> Iterator[tuple[int, tuple[Piece, ...]]]:
         """Every `size` bytes that pieces reach into: their offset, and those pieces."""
         at = first = 0  # all before `at` was given out
@@ -176,23 +173,6 @@ class _Reader:
         """Let go of what is being read."""
         if self._reading is not None:
             self._reading.close()
-
-
-def together(parts: Iterable[bytes | memoryview], least: int) -> Iterator[bytes]:
-    """The same bytes in chunks of at least so many, and less than twice: a large part is one of its own, not copied."""
-    few: list[bytes | memoryview] = []
-    total = 0
-    for part in parts:
-        if few and len(part) >= least:
-            yield b"".join(few)
-            few, total = [], 0
-        few.append(part)
-        total += len(part)
-        if total >= least:
-            yield b"".join(few)
-            few, total = [], 0
-    if few:
-        yield b"".join(few)
 
 
 def one_after_the_other(contents: Iterable[bytes | Stored]) -> Sparse:

@@ -13,11 +13,11 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+from imagekit.beside import Buffer, gathered
 from imagekit.disk import container, gzip, ids
 from imagekit.disk.container import File, Map, aligned
-from imagekit.disk.sparse import SECTOR, Packed, Sparse, together
+from imagekit.disk.sparse import SECTOR, Packed, Sparse
 from imagekit.errors import Problem
-from imagekit.store import CHUNK
 
 MAGIC = b"KDMV"
 DESCRIPTOR = b"# Disk DescriptorFile"
@@ -62,10 +62,10 @@ def chunks(disk: Sparse) -> Iterator[bytes]:
 
     It is made in one pass; what is told only at its end is all that is kept meanwhile.
     """
-    return together(_parts(container.whole(disk, most=MAX_SIZE, kind="vmdk")), CHUNK)
+    return map(bytes, gathered(_parts(container.whole(disk, most=MAX_SIZE, kind="vmdk"))))
 
 
-def _parts(disk: Sparse) -> Iterator[bytes | memoryview]:
+def _parts(disk: Sparse) -> Iterator[Buffer]:
     yield _header(disk, AT_END)
     yield _descriptor(disk)
     at, directory, table, current = GRAIN, array("I", bytes(4 * -(-disk.size // COVERED))), _blank(), -1
@@ -110,7 +110,7 @@ def _descriptor(disk: Sparse) -> bytes:
     return text.encode().ljust(GRAIN - SECTOR, b"\0")
 
 
-def _packed_grain(data: bytes) -> list[bytes | memoryview]:
+def _packed_grain(data: bytes) -> list[Buffer]:
     """What a grain is as a zlib stream (RFC 1950), in pieces."""
     if gzip.shrinks(data):
         return [zlib.compress(data, gzip.FAST)]
