@@ -89,6 +89,7 @@ VERB = Verb(
     define,
     (
         "sign out/web_1_x86_64.tar.gz -o web.tar.gz",
-        "sign --name app --version 1.2 --arch any -e PORT=80 --user 33:33 app.tar.gz -- /usr/bin/app --serve",
+        "sign app.tar.gz --name app --version 1.2 --arch any -e PORT=80 --user 33:33 -- /usr/bin/app --serve",
     ),
+    takes_command=True,
 )
