@@ -5,6 +5,7 @@ together with the signature). Only libsodium verifies: it refuses the weak publi
 """
 
 import os
+import stat
 from base64 import b64decode, b64encode
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from imagekit import ed25519
 from imagekit.errors import Problem
 
 SECRET_COMMENT = "untrusted comment: imagekit secret key, not encrypted"
+MAX_FILE = 64 << 10  # bytes
 TEST_MARK = "TEST KEY"  # in the comment of a key that everybody has
 
 
@@ -127,12 +129,19 @@ def save(key: Key, path: Path) -> None:
 def read(path: Path) -> Key:
     """The key in a file, secret or public; a secret one that others may read is refused."""
     try:
-        text = path.read_text()
-        mode = path.stat().st_mode
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a fifo would be waited for
+        with open(handle, "rb") as file:
+            mode = os.fstat(handle).st_mode
+            if not stat.S_ISREG(mode):
+                raise Problem(f"{path} is no key: it is no file")
+            raw = file.read(MAX_FILE + 1)
+        text = raw.decode()
     except FileNotFoundError:
         raise Problem(f"there is no key {path}", f"make one with `imagekit key new {path}`") from None
     except (OSError, UnicodeDecodeError) as error:
         raise Problem(f"cannot read the key {path}: {error}") from error
+    if len(raw) > MAX_FILE:
+        raise Problem(f"{path} is no key: it is larger than one can be")
     key = parse(text, name=str(path))
     if key.seed is not None and mode & 0o077 and not key.is_for_tests:
         raise Problem(f"{path} can be read by others (mode {mode & 0o777:04o})", f"chmod 600 {path}, or make a new key")

@@ -15,7 +15,7 @@ from struct import pack
 from typing import BinaryIO, NamedTuple
 
 from imagekit import artifact, host
-from imagekit.disk import flushes, gzip, inflate, signedfile, signedtext
+from imagekit.disk import flushes, gzip, inflate, signedchunks, signedfile, signedtext
 from imagekit.disk.signedfile import Signed
 from imagekit.errors import Problem
 from imagekit.key import Key
@@ -23,6 +23,7 @@ from imagekit.key import Key
 STEP = 1 << 20
 EROFS = (1024, b"\xe2\xe1\xf5\xe0")  # where its magic stands: Documentation/filesystems/erofs.rst of Linux
 USTAR = (257, b"ustar")
+TAR_BLOCK = 512
 UNKNOWN = "unknown"
 SUFFIXES = {"tar.gz": ".tar.gz", "erofs": ".erofs"}
 
@@ -100,6 +101,18 @@ def strip(source: Path, out: Path) -> Signed:
     return found
 
 
+def plain(file: BinaryIO, name: str) -> Iterator[bytes]:
+    """The tar in an open .tar.gz, tar or signed image, of which nobody's signature is looked at. Raises Problem."""
+    found = signedfile.read(file.fileno(), None) if has_trailer(_end(file)) else None
+    pieces = signedchunks.pieces(file.fileno(), found) if found else _tar(file)
+    first = next(pieces, b"")
+    while len(first) < TAR_BLOCK and (more := next(pieces, b"")):
+        first += more
+    _check_tar(first, name)
+    yield first
+    yield from pieces
+
+
 def check_place(path: Path) -> None:
     """Raise Problem where something is that is no file: a draft that replaced /dev/null would be a surprise."""
     if path.exists() and not path.is_file():
@@ -109,8 +122,7 @@ def check_place(path: Path) -> None:
 def is_signed(path: Path) -> bool:
     """Whether a file has the end of a signed image, whoever signed it."""
     with opened(path) as file:
-        size = os.fstat(file.fileno()).st_size
-        return has_trailer(os.pread(file.fileno(), signedfile.END, max(size - signedfile.END, 0)))
+        return has_trailer(_end(file))
 
 
 def has_trailer(end: bytes) -> bool:
@@ -161,7 +173,7 @@ def about_artifact(path: Path, key: Key) -> Mapping[str, object] | None:
 def _put_body(file: BinaryIO, draft: BinaryIO, name: str, compressor: str) -> Body:
     """Write the payload: as it is where it can be cut into chunks, else packed anew."""
     size = os.fstat(file.fileno()).st_size
-    if has_trailer(os.pread(file.fileno(), signedfile.END, max(size - signedfile.END, 0))):
+    if has_trailer(_end(file)):
         before = signedfile.read(file.fileno(), None)
         size, compressor = before.said.body, before.said.compressor
     for at in range(0, size, STEP):
@@ -191,9 +203,18 @@ def _read_body(draft: BinaryIO, name: str, compressor: str) -> Body | None:
         found = flushes.cut(body)
     if found is None:
         return None
-    if found.beginning[USTAR[0] : USTAR[0] + 5] != USTAR[1]:
-        raise Problem(f"{name} holds no tar", "what is signed is a .tar.gz, a tar or an EROFS")
+    _check_tar(found.beginning, name)
     return Body("tar.gz", found.pieces, found.sha256, found.size, compressor)
+
+
+def _check_tar(first: bytes, name: str) -> None:
+    if first[USTAR[0] : USTAR[0] + 5] != USTAR[1]:
+        raise Problem(f"{name} holds no tar", "what is signed is a .tar.gz, a tar or an EROFS")
+
+
+def _end(file: BinaryIO) -> bytes:
+    size = os.fstat(file.fileno()).st_size
+    return os.pread(file.fileno(), signedfile.END, max(size - signedfile.END, 0))
 
 
 def _tar(file: BinaryIO) -> Iterator[bytes]:

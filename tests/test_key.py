@@ -168,6 +168,14 @@ def test_an_unreadable_key_is_a_problem(tmp_path: Path, name: str) -> None:
         key.read(tmp_path / name)
 
 
+@pytest.mark.parametrize(("place", "words"), [("/dev/zero", "no file"), ("pipe", "no file"), ("large", "larger than")])
+def test_what_has_no_end_is_no_key(tmp_path: Path, place: str, words: str) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "large").write_bytes(b"x" * (key.MAX_FILE + 1))
+    with pytest.raises(Problem, match=words):
+        key.read(tmp_path / place)
+
+
 def test_a_public_key_cannot_sign_or_be_saved(tmp_path: Path) -> None:
     public = key.parse(MINISIGN_PUBLIC)
     with pytest.raises(Problem, match="cannot sign"):

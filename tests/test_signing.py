@@ -14,7 +14,7 @@ import pytest
 from signed_rig import ABOUT, KEY, OTHER, SMALL, large, many, read, signed, taken, tar
 from small_root import tree
 
-from imagekit import cli, early, plugs, signing
+from imagekit import cli, early, plugs, signing, toolbox
 from imagekit.artifact import Job, canonical
 from imagekit.disk import flushes, gzip, signedfile
 from imagekit.errors import Problem
@@ -252,7 +252,7 @@ WHAT = ("--name", "app", "--version", "2", "--arch", "any")
 def test_sign_verify_and_strip(folder, capsys):
     (folder / "app.tar").write_bytes(SMALL)
     options = (*WHAT, "-e", "B=2", "-e", "A=1", "--user", "5:6", "--workdir", "/srv")
-    code, said = told(capsys, "sign", *options, "app.tar", "--", "/bin/sh", "-x")
+    code, said = told(capsys, "sign", "app.tar", *options, "--", "/bin/sh", "-x")
     assert (code, "app.signed.tar.gz: app 2 any, signed by" in said) == (0, True), said
     found = read((folder / "app.signed.tar.gz").read_bytes())
     assert (found.said.environment, found.said.arguments) == ((b"A=1", b"B=2"), (b"/bin/sh", b"-x"))
@@ -286,6 +286,25 @@ def test_mistakes_are_told(folder, capsys, words, said):
     code, told_ = told(capsys, *words)
     assert (code, said in told_) == (1, True), told_
     assert not (folder / "x").exists()
+
+
+def test_a_tar_becomes_a_file_system(folder, capsys):
+    (folder / "app.tar").write_bytes(SMALL)
+    code, said = told(capsys, "sign", "app.tar", "--payload", "erofs", *WHAT, "--", "/bin/sh")
+    assert code == 0, said
+    data = (folder / "app.signed.erofs").read_bytes()
+    found = read(data)
+    assert (found.said.payload, found.said.compressor[:11]) == ("erofs", "mkfs.erofs ")
+    assert taken(data)[1024:1028] == signing.EROFS[1]
+    tools = toolbox.tools("fsck.erofs", store=open_store())
+    (folder / "plain").write_bytes(taken(data))
+    subprocess.run(tools.argv("fsck.erofs", "--extract=root", "plain"), env=tools.env, check=True)
+    assert (folder / "root/bin/sh").read_bytes() == b"#!nothing\n"
+    told(capsys, "sign", signed(folder, SMALL), "--payload", "erofs", "-o", "again", *WHAT, "--", "/bin/sh")
+    assert (folder / "again").read_bytes() == data  # of a signed image of the same tar
+    code, said = told(capsys, "sign", "again", "--payload", "erofs", "-o", "third", *WHAT)
+    assert (code, "again holds no tar" in said) == (1, True), said
+    assert {path.name for path in folder.iterdir() if path.name.startswith(".")} == set()
 
 
 # --- bali -----------------------------------------------------------------------------------------------------------

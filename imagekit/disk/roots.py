@@ -103,6 +103,13 @@ def written(tree: Tree, *, kind: str, seed: str, job: Job) -> Written:
     return _kept(job, key, facts) or _made(job, key, facts, lambda draft: _make(maker, whole, seed, job, draft))
 
 
+def of_tar(chunks: Iterable[bytes], output: Path, *, seed: str, job: Job) -> str:
+    """Write the EROFS of a tar's files, whoever made the tar; gives what decides its bytes beside them."""
+    maker = MAKERS["erofs"]
+    _run(job, maker.tool, maker.argv(output, seed, 0), chunks)
+    return f"{maker.tool} {job.tools(maker.tool).version(maker.tool)} {maker.recipe}"
+
+
 def changes(size: int, *, seed: str, job: Job) -> Slice:
     """An empty ext4 of `size` bytes with a journal, which a running kernel can make larger, as large as the disk."""
     version = job.tools("mke2fs").version("mke2fs")

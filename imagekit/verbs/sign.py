@@ -6,7 +6,9 @@ from typing import Any
 
 from imagekit import host, signing, usage
 from imagekit.arch import ARCHES
+from imagekit.disk.signedfile import Signed
 from imagekit.errors import Problem
+from imagekit.key import Key
 from imagekit.usage import Verb
 from imagekit.verbs import _asked
 
@@ -19,14 +21,34 @@ def run(asked: Namespace) -> int:
     if asked.bali:
         return _bali(asked)
     about = _about(asked, signing.about_artifact(source, key) or {})
-    out = asked.output or _beside(source, ".signed")
-    found = signing.sign(source, out, about=about, key=key)
+    out = asked.output or _beside(source, ".signed", end=signing.SUFFIXES[asked.payload] if asked.payload else "")
+    found = _sign(source, out, about, key, is_erofs=asked.payload == "erofs")
     said = found.said
     program = f", runs {' '.join(about.arguments)}" if about.arguments else ""
     size = _asked.size(said.body + found.trailer)
     _asked.show(f"{out}: {said.name} {said.version} {said.architecture}, signed by {key.id}{program}")
     _asked.show(f"  sha256:{said.content}, {size}, {said.chunks} chunks")
     return 0
+
+
+def _sign(source: Path, out: Path, about: signing.About, key: Key, *, is_erofs: bool) -> Signed:
+    if not is_erofs:
+        return signing.sign(source, out, about=about, key=key)
+    from functools import partial
+    from tempfile import TemporaryDirectory
+
+    from imagekit import toolbox
+    from imagekit.artifact import Job
+    from imagekit.disk import roots
+
+    store = _asked.store()
+    tools = partial(toolbox.tools, mode=_asked.option(Namespace(), "tools", "auto"), store=store)
+    job = Job(about.name, about.version, about.architecture, store, tools=tools)
+    signing.check_place(out)
+    with TemporaryDirectory(dir=out.parent, prefix=".erofs-") as folder, signing.opened(source) as file:
+        draft = Path(folder) / "erofs"
+        made = roots.of_tar(signing.plain(file, source.name), draft, seed=f"{about.name} {about.version}", job=job)
+        return signing.sign(draft, out, about=about._replace(compressor=made), key=key)
 
 
 def _about(asked: Namespace, known: Any) -> signing.About:
@@ -48,25 +70,25 @@ def _about(asked: Namespace, known: Any) -> signing.About:
 
 
 def _bali(asked: Namespace) -> int:
-    from imagekit.disk import bali, inflate
+    from imagekit.disk import bali
 
     key = _asked.key(asked)[0]
     out = asked.output or _beside(asked.path, ".bali")
     signing.check_place(out)
     with signing.opened(asked.path) as file, host.draft(out) as draft:
-        for piece in bali.packed(inflate.plain(iter(lambda: file.read(1 << 20), b"")), key):
+        for piece in bali.packed(signing.plain(file, asked.path.name), key):
             draft.write(piece)
     _asked.show(f"{out}: signed by {bali.identity(key.public)}")
     return 0
 
 
-def _beside(source: Path, word: str) -> Path:
+def _beside(source: Path, word: str, *, end: str = "") -> Path:
     """FILE.tar.gz -> FILE.signed.tar.gz"""
     for suffix in (".tar.gz", ".tgz", ".tar", ".erofs"):
         if source.name.endswith(suffix):
-            end = ".erofs" if suffix == ".erofs" else ".tar.gz"
+            end = end or (".erofs" if suffix == ".erofs" else ".tar.gz")
             return source.with_name(source.name.removesuffix(suffix) + word + end)
-    return source.with_name(source.name + word)
+    return source.with_name(source.name + word + end)
 
 
 def define(verb: ArgumentParser) -> None:
@@ -80,6 +102,7 @@ def define(verb: ArgumentParser) -> None:
     verb.add_argument("-e", "--env", action="append", metavar="NAME=VALUE", help="variable (repeatable)")
     verb.add_argument("--user", metavar="UID:GID", help="who runs it (default: of its service, else 0:0)")
     verb.add_argument("--workdir", metavar="DIR", help="where it runs (default: /)")
+    verb.add_argument("--payload", choices=tuple(signing.SUFFIXES), help="erofs: a file system, to be mounted in place")
     verb.add_argument("--bali", action="store_true", help="write a file for bali instead, which says nothing of itself")
     usage.key_option(verb, "secret key to sign with")
 
@@ -89,6 +112,7 @@ VERB = Verb(
     define,
     (
         "sign out/web_1_x86_64.tar.gz -o web.tar.gz",
+        "sign out/web_1_x86_64.tar.gz --payload erofs -o web.erofs",
         "sign app.tar.gz --name app --version 1.2 --arch any -e PORT=80 --user 33:33 -- /usr/bin/app --serve",
     ),
     takes_command=True,
