@@ -32,7 +32,7 @@ def test_every_example_can_be_typed(monkeypatch):
     monkeypatch.chdir(KEYS.parents[1])
     for verb in (plugs.load("verbs", name) for name in plugs.own("verbs")):
         for example in verb.examples:
-            asked = usage.parser(example.split()).parse_args(example.split())
+            asked = usage.parse(example.split())
             assert asked.verb is verb.run
 
 
