@@ -70,7 +70,7 @@ def test_a_service_says_what_the_image_is_and_how_it_is_run() -> None:
     assert [service[name] for name in ("Type", "Restart", "KillMode", "TimeoutStopSec")] == [
         ["exec"], ["always"], ["mixed"], ["10"]]  # fmt: skip
     assert service["SetCredential"] == ["image.pub:" + SIGNER.public_text().replace("\n", "\\x0a")]
-    assert "DynamicUser" not in service
+    assert not {"DynamicUser", "MemoryMax", "CPUQuota", "TasksMax"} & service.keys()
     assert rows(text, "Unit")["After"] == ["network.target"]
     assert WEB.sha256 in text
 
@@ -88,6 +88,7 @@ def test_a_service_says_what_the_image_is_and_how_it_is_run() -> None:
         (WEB, {"credentials": (("tls", "/etc/k"),)}, "Service", "LoadCredential=tls:/etc/k"),
         (WEB, {"memory": 1 << 20, "cpus": 0.5, "pids": 7}, "Service", "MemoryMax=1048576\nCPUQuota=50%\nTasksMax=7\n"),
         (WEB, {"unprivileged": True}, "Service", "DynamicUser=yes"),
+        (WEB, {"unprivileged": True}, "Service", "\nCapabilityBoundingSet=\n"),
         (WEB, {"unprivileged": True}, "Service", "CacheDirectory=web"),
         (replace(WEB, file="/home/me/web.tar.gz"), {}, "Service", "ProtectHome=read-only"),
         (replace(WEB, restart="never"), {}, "Service", "Restart=no"),

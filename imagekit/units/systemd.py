@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from imagekit.errors import Problem
 from imagekit.unit import Program, Unit, Wishes
 
-Rows = Iterable[tuple[str, str]]  # an empty value leaves the row out
+Rows = Iterable[tuple[str, str | None]]  # None leaves the row out
 PLAIN = re.compile(r"[A-Za-z0-9_@+=:,./-]+\Z")  # needs no quotation marks (systemd.syntax(7), "Quoting")
 NEVER = re.compile(r"[\x00-\x1f\x7f-\x9f\"'\\\ud800-\udfff]")  # systemd takes none of these in a path
 LISTEN = re.compile(
@@ -37,8 +37,9 @@ HARDENING = (  # of systemd.exec(5), what leaves a mount namespace possible, alo
     ("SystemCallErrorNumber", "EPERM"),
 )
 DROPPED = (  # root keeps what mounts and a change of user need
-    "CAP_AUDIT_CONTROL CAP_LINUX_IMMUTABLE CAP_MAC_ADMIN CAP_MAC_OVERRIDE CAP_SYS_BOOT CAP_SYS_MODULE CAP_SYS_PTRACE "
-    "CAP_SYS_RAWIO CAP_SYS_TIME CAP_SYSLOG CAP_WAKE_ALARM"
+    "CAP_AUDIT_CONTROL CAP_AUDIT_READ CAP_BLOCK_SUSPEND CAP_BPF CAP_LINUX_IMMUTABLE CAP_MAC_ADMIN CAP_MAC_OVERRIDE "
+    "CAP_PERFMON CAP_SYS_BOOT CAP_SYS_MODULE CAP_SYS_PACCT CAP_SYS_PTRACE CAP_SYS_RAWIO CAP_SYS_TIME CAP_SYSLOG "
+    "CAP_SYS_TTY_CONFIG CAP_WAKE_ALARM"
 )
 
 
@@ -116,37 +117,39 @@ def _files(program: Program, wishes: Wishes) -> tuple[str, ...]:
 
 
 def _service(program: Program, name: str, wishes: Wishes) -> Iterator[tuple[str, Rows]]:
-    online = "network-online.target" if program.is_fetched else ""
+    socket = f"{name}.socket" if wishes.listen else None
+    yield "Unit", _order(program, socket)
+    yield "Service", (*_started(program, wishes), *_handed(program, name, wishes), *_bounds(program, wishes))
+    yield "Install", [("WantedBy", "multi-user.target"), ("Also", socket)]
+
+
+def _order(program: Program, socket: str | None) -> Rows:
+    online = "network-online.target" if program.is_fetched else None
     others = [f"{escaped(other)}.service" for other in program.after]
-    socket = f"{name}.socket" if wishes.listen else ""
-    yield (
-        "Unit",
-        (
-            ("Description", program.image),
-            ("Wants", " ".join(filter(None, (online, *others)))),
-            ("Requires", socket),
-            ("After", " ".join(filter(None, (online or "network.target", *others, socket)))),
-        ),
-    )
-    yield (
-        "Service",
-        (
-            ("Type", "exec"),  # the program takes the place of what starts it: its process is the unit's main process
-            ("ExecStart", " ".join(_command(program, wishes))),
-            ("Restart", RESTART[program.restart]),
-            ("RestartSec", "3"),  # slower than the 5 starts in 10 seconds after which systemd gives up
-            ("KillMode", "mixed"),  # SIGTERM is the program's; what it leaves behind gets SIGKILL
-            ("TimeoutStopSec", f"{program.stop_timeout:g}"),
-            *_handed(program, name, wishes),
-            ("MemoryMax", str(wishes.memory or "")),
-            ("CPUQuota", f"{round(wishes.cpus * 100)}%" if wishes.cpus else ""),
-            ("TasksMax", str(wishes.pids or "")),
-            *HARDENING,
-            ("ProtectHome", "read-only" if any(f.startswith(HOMES) for f in _files(program, wishes)) else "yes"),
-            *((("DynamicUser", "yes"),) if wishes.unprivileged else (("CapabilityBoundingSet", f"~{DROPPED}"),)),
-        ),
-    )
-    yield "Install", (("WantedBy", "multi-user.target"), ("Also", socket))
+    yield "Description", program.image
+    yield "Wants", " ".join(filter(None, (online, *others))) or None
+    yield "Requires", socket
+    yield "After", " ".join(filter(None, (online or "network.target", *others, socket)))
+
+
+def _started(program: Program, wishes: Wishes) -> Rows:
+    yield "Type", "exec"  # the program takes the place of what starts it: its process is the unit's main process
+    yield "ExecStart", " ".join(_command(program, wishes))
+    yield "Restart", RESTART[program.restart]
+    yield "RestartSec", "3"  # slower than the 5 starts in 10 seconds after which systemd gives up
+    yield "KillMode", "mixed"  # SIGTERM is the program's; what it leaves behind gets SIGKILL
+    yield "TimeoutStopSec", f"{program.stop_timeout:g}"
+
+
+def _bounds(program: Program, wishes: Wishes) -> Rows:
+    is_in_home = any(path.startswith(HOMES) for path in _files(program, wishes))
+    yield "MemoryMax", str(wishes.memory) if wishes.memory else None
+    yield "CPUQuota", f"{round(wishes.cpus * 100)}%" if wishes.cpus else None
+    yield "TasksMax", str(wishes.pids) if wishes.pids else None
+    yield from HARDENING
+    yield "ProtectHome", "read-only" if is_in_home else "yes"
+    yield "DynamicUser", "yes" if wishes.unprivileged else None
+    yield "CapabilityBoundingSet", "" if wishes.unprivileged else f"~{DROPPED}"
 
 
 def _command(program: Program, wishes: Wishes) -> Iterator[str]:
@@ -167,7 +170,7 @@ def _command(program: Program, wishes: Wishes) -> Iterator[str]:
     yield from map(word, ("--", *program.command) if program.command else ())
 
 
-def _handed(program: Program, name: str, wishes: Wishes) -> Iterator[tuple[str, str]]:
+def _handed(program: Program, name: str, wishes: Wishes) -> Rows:
     """A cache, and files that only this service reads (systemd.exec(5), "Credentials")."""
     cache = re.sub(r"[^A-Za-z0-9_.-]", "_", name) if wishes.unprivileged else "imagekit"
     yield "CacheDirectory", cache
@@ -183,15 +186,15 @@ def _handed(program: Program, name: str, wishes: Wishes) -> Iterator[tuple[str, 
 
 
 def _socket(program: Program, listen: Sequence[str]) -> Iterator[tuple[str, Rows]]:
-    yield "Unit", (("Description", f"Sockets of {program.image}"),)
+    yield "Unit", [("Description", f"Sockets of {program.image}")]
     yield "Socket", [("ListenStream", address) for address in listen]
-    yield "Install", (("WantedBy", "sockets.target"),)
+    yield "Install", [("WantedBy", "sockets.target")]
 
 
 def _text(program: Program, sections: Iterable[tuple[str, Rows]]) -> str:
     text = f"# Written by imagekit for {program.arch}, from an image file whose sha256 is\n# {program.sha256}\n"
     for name, rows in sections:
-        text += f"\n[{name}]\n" + "".join(f"{key}={value}\n" for key, value in rows if value)
+        text += f"\n[{name}]\n" + "".join(f"{key}={value}\n" for key, value in rows if value is not None)
     return text
 
 
