@@ -128,7 +128,7 @@ def measure(big: Big, depot: Depot, reader: Reader, pulled: Count) -> tuple[int,
     """Build, publish and pull: bytes of the publication, of the pull, and of the image."""
     artifact, published = big.build(), Count()
     place = published.of(depot.site)
-    publishing.publish([artifact], place, key=IMAGE_KEY, keys=ONLINE, home=depot.keeper)
+    publishing.publish([artifact], place, key=IMAGE_KEY, keys=ONLINE, home=depot.keeper, store=depot.store)
     before = pulled.bytes
     got = reader.pull("big").artifact
     if got.digest != artifact.digest:

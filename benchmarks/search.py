@@ -20,6 +20,7 @@ from typing import Any
 
 from imagekit import artifact, catalogue, order, query
 from imagekit.catalogue import Known
+from imagekit.depot import chunks, records
 from imagekit.sources import _version
 
 SECONDS, SHARE = 0.050, 0.2  # a search may take, and of the manifests' bytes a catalogue may have
@@ -75,6 +76,18 @@ def seconds(act: Callable[[], Any]) -> float:
     return median(taken)
 
 
+def in_a_depot(whole: Known, size: int) -> int:
+    """Bytes of it as blobs of a depot, and how long the first search takes to make the catalogue of them."""
+    packed = dict[str, int]()
+    pieces = list(records.pieces(whole))
+    chunks.listed_as(pieces, lambda blob, _: packed.__setitem__(blob.digest, blob.size))
+    stored, data = sum(packed.values()), b"".join(pieces)
+    taken = seconds(lambda: catalogue.write(records.read(data)))
+    print(f"  in a depot: {stored:,} bytes in {len(packed)} blobs: 1/{size / stored:.0f}; "
+          f"made of them in {taken:.2f} s, once")  # fmt: skip
+    return stored
+
+
 def main() -> int:
     """Print each figure and what it may be; 1 if any is above."""
     asked = argparse.ArgumentParser(description=__doc__)
@@ -91,6 +104,7 @@ def main() -> int:
             file.write_bytes(data)
             is_well &= len(data) <= size * SHARE
             print(f"catalogue, {files} files a package: {len(data):,} of {size:,} bytes: 1/{size / len(data):.0f}")
+            is_well &= in_a_depot(known(made, files), size) <= size * SHARE
         places = [Path(folder) / f"{number}.manifest.json" for number in range(len(texts))]
         for place, text in zip(places, texts, strict=True):
             place.write_bytes(text)

@@ -69,8 +69,8 @@ def packages(manifest: Mapping[str, Any]) -> tuple[Package, ...]:
 
 def image(manifest: Mapping[str, Any], *, place: str, mark: str, digest: str) -> Image:
     """An image by its manifest."""
-    words = [_text(manifest.get(name, "")) for name in ("name", "version", "arch", "format", "suite")]
-    return Image._make([*words, _text(place), _text(mark), _text(digest)])
+    words = [text(manifest.get(name, "")) for name in ("name", "version", "arch", "format", "suite")]
+    return Image._make([*words, text(place), text(mark), text(digest)])
 
 
 def write(known: Known) -> bytes:
@@ -87,7 +87,7 @@ def write(known: Known) -> bytes:
     owners: dict[str, list[int]] = {}
     for at, row in enumerate(rows):
         for path in known.paths.get(row.digest, ()) if row.digest != UNKNOWN else ():
-            owners.setdefault(_text(path), []).append(at)
+            owners.setdefault(text(path), []).append(at)
     path_starts, owned = _joined(owners[path] for path in sorted(owners))
     sections = {
         "texts": _lines(texts),
@@ -258,20 +258,20 @@ def _package(row: object) -> Package:
     origin = row.get("origin") or ("", "")
     if not isinstance(origin, list | tuple) or len(origin) != 2:
         raise Problem(f"the manifest's origin {ascii(origin)[:80]} is no name and version")
-    words = [_text(row.get(name, "")) for name in ("name", "version", "architecture")]
+    words = [text(row.get(name, "")) for name in ("name", "version", "architecture")]
     if not words[0] or not words[1]:
         raise Problem("the manifest lists a package without a name or version")
-    source = _text(row.get("source", "debian"))  # older manifests had no other
+    source = text(row.get("source", "debian"))  # older manifests had no other
     digest = row.get("sha256") or row.get("digest") or ""
     try:
         raw = bytes.fromhex(digest)
     except (ValueError, TypeError):
         raw = b""
-    rest = [source, *map(_text, origin), _text(row.get("licence") or ""), raw if len(raw) == 32 else UNKNOWN]
+    rest = [source, *map(text, origin), text(row.get("licence") or ""), raw if len(raw) == 32 else UNKNOWN]
     return Package._make([*words, *rest])
 
 
-def _text(value: object) -> str:
+def text(value: object) -> str:
     """A text that is one line and no terminal's command."""
     if not isinstance(value, str) or len(value) > LONGEST or not value.isprintable():
         raise Problem(f"{ascii(value)[:80]} is no text for a catalogue")

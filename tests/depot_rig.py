@@ -1,7 +1,7 @@
 """A depot to test with: small signed artifacts, keys of every role, and a real server on loopback."""
 
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -61,6 +61,24 @@ def made(folder: Path, *, name: str = "web", version: str = "1", arch: str = "x8
     return artifact.load(path)
 
 
+def holding(folder: Path, name: str, version: str, *packages: tuple[str, str]) -> Artifact:
+    """A signed artifact whose manifest lists packages."""
+    one = made(folder, name=name, version=version, parts={"kernel": name.encode()})
+    rows: list[dict[str, Any]] = [
+        {"name": n, "version": v, "architecture": "amd64", "size": 1, "sha256": sha256(n.encode()).hexdigest()}
+        for n, v in packages
+    ]
+    text = artifact.canonical({**one.manifest, "packages": rows})
+    one.path.write_bytes(text)
+    one.path.with_name(one.path.name + ".minisig").write_text(IMAGE_KEY.sign(text, comment=name))
+    return artifact.load(one.path)
+
+
+def files(digest: bytes) -> Sequence[str]:
+    """Those of the package curl."""
+    return ["/usr/bin/curl"] if digest == sha256(b"curl").digest() else []
+
+
 @dataclass
 class Depot:
     """A depot in a directory, its keeper's and its reader's memory, and a reader's cache."""
@@ -84,14 +102,21 @@ class Depot:
         return self.folder / "keeper"
 
     @property
+    def store(self) -> Store:
+        """Its keeper's cache."""
+        return open_store(self.folder / "keeper-store")
+
+    @property
     def site(self) -> Site:
         """It, as its keeper sees it."""
         return site.at(str(self.place))
 
-    def publish(self, *artifacts: Artifact, **how: Any) -> publishing.Moved:
+    def publish(self, *artifacts: Artifact, site: Site | None = None, **how: Any) -> publishing.Moved:
         """Publish with the keys of every role that is online."""
         return publishing.publish(
-            artifacts, self.site, **{"key": IMAGE_KEY, "keys": ONLINE, "home": self.keeper, **how}
+            artifacts,
+            site or self.site,
+            **{"key": IMAGE_KEY, "keys": ONLINE, "home": self.keeper, "store": self.store, **how},
         )
 
     def held(self) -> index.Held:

@@ -1,35 +1,15 @@
 """The catalogue of a depot: it has what was published, goes with the index, and is refused when it is not that."""
 
-from collections.abc import Sequence
 from dataclasses import replace
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import pytest
-from depot_rig import IMAGE_KEY, Depot, Reader, made
+from depot_rig import IMAGE_KEY, Depot, Reader, files, holding, made
 
-from imagekit import artifact, cli, query
-from imagekit.artifact import Artifact
+from imagekit import cli, query
 from imagekit.depot import catalogued, publishing, trust
 from imagekit.errors import Problem
-
-
-def holding(folder: Path, name: str, version: str, *packages: tuple[str, str]) -> Artifact:
-    """A signed artifact whose manifest lists packages."""
-    one = made(folder, name=name, version=version, parts={"kernel": name.encode()})
-    rows: list[dict[str, Any]] = [
-        {"name": n, "version": v, "architecture": "amd64", "size": 1, "sha256": sha256(n.encode()).hexdigest()}
-        for n, v in packages
-    ]
-    text = artifact.canonical({**one.manifest, "packages": rows})
-    one.path.write_bytes(text)
-    one.path.with_name(one.path.name + ".minisig").write_text(IMAGE_KEY.sign(text, comment=name))
-    return artifact.load(one.path)
-
-
-def files(digest: bytes) -> Sequence[str]:
-    return ["/usr/bin/curl"] if digest == sha256(b"curl").digest() else []
 
 
 @pytest.fixture
@@ -43,7 +23,7 @@ def reader(depot: Depot, tmp_path: Path) -> Reader:
 
 
 def found(reader: Reader, *questions: str) -> list[str]:
-    known = catalogued.read(reader.site, reader.refresh().targets)
+    known = catalogued.read(reader.site, reader.refresh().targets, store=reader.store)
     return [one.image.place for one in query.ask(known, questions).found]
 
 
@@ -56,7 +36,7 @@ def test_what_is_published_is_found(depot: Depot, reader: Reader, tmp_path: Path
     assert found(reader, "openssl<3.0.15") == [web]
     assert found(reader, "openssl") == [db, web]
     assert found(reader, "path:/usr/bin/*") == [web]
-    assert len(catalogued.read(reader.site, reader.refresh().targets)) == 3
+    assert len(catalogued.read(reader.site, reader.refresh().targets, store=reader.store)) == 3
     depot.publish(holding(out, "web", "1", ("openssl", "3.0.15-2")), replace=True)
     assert found(reader, "openssl<3.0.15") == []
     assert found(reader, "openssl") == [db, web]
@@ -88,7 +68,7 @@ def test_a_catalogue_that_is_not_the_indexs_is_refused(depot: Depot, reader: Rea
     seen = reader.refresh()
     huge = {catalogued.PATH: seen.targets[catalogued.PATH]._replace(size=1 << 40)}
     with pytest.raises(Problem, match="more than one can have"):
-        catalogued.read(reader.site, huge)
+        catalogued.read(reader.site, huge, store=reader.store)
 
 
 def test_it_is_there_before_the_index_names_it(depot: Depot, reader: Reader, tmp_path: Path) -> None:
@@ -104,7 +84,7 @@ def test_it_is_there_before_the_index_names_it(depot: Depot, reader: Reader, tmp
 
     with pytest.raises(KeyboardInterrupt):
         publishing.publish([holding(tmp_path / "made", "db", "1", ("openssl", "1-1"))], replace(site, write=dying),
-                           key=IMAGE_KEY, keys=[], home=depot.keeper)  # fmt: skip
+                           key=IMAGE_KEY, keys=[], home=depot.keeper, store=depot.store)  # fmt: skip
     assert found(reader, "openssl") == ["images/web/1/x86_64/kernel_initrd"]
 
 

@@ -10,7 +10,7 @@ from debian_mirror import Answer, Mirror, serving
 from depot_rig import Depot, Reader, made, noise
 
 from imagekit import download, site
-from imagekit.depot import index, pulling
+from imagekit.depot import blobs, index
 from imagekit.errors import Problem, RigProblem
 
 CALM = download.Patience(stall=20, start=60, tries=2, pause=0.01)
@@ -145,8 +145,8 @@ def test_a_host_that_is_slow_with_every_blob_is_too_slow_with_all(
 ) -> None:
     """No blob exceeds its own deadline, but the image has one too."""
     monkeypatch.setattr(download, "PATIENCE", replace(CALM, tries=1))
-    monkeypatch.setattr(pulling, "START", 0.5)
-    monkeypatch.setattr(pulling, "SLOWEST", 1e9)
+    monkeypatch.setattr(blobs, "START", 0.5)
+    monkeypatch.setattr(blobs, "SLOWEST", 1e9)
 
     def late(answer: Answer) -> None:
         if answer.path.startswith("/blobs/"):

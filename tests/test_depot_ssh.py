@@ -4,6 +4,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import openssh_rig
 import pytest
@@ -15,6 +16,7 @@ from imagekit.depot import index, publishing, trust
 from imagekit.errors import Problem, RigProblem
 from imagekit.site import Missing, Site
 from imagekit.sites import ssh
+from imagekit.stores.directory import open_store
 
 SSH = """#!/bin/sh
 while [ "$1" != -- ]; do shift; done
@@ -49,7 +51,8 @@ class Far:
         return root
 
     def publish(self, artifact: Artifact) -> publishing.Moved:
-        return publishing.publish([artifact], self.site, key=IMAGE_KEY, keys=ONLINE, home=self.folder / "keeper")
+        how: dict[str, Any] = {"home": self.folder / "keeper", "store": open_store(self.folder / "keeper-store")}
+        return publishing.publish([artifact], self.site, key=IMAGE_KEY, keys=ONLINE, **how)
 
 
 @pytest.fixture
@@ -182,7 +185,8 @@ def test_by_openssh(openssh: Path, tmp_path: Path) -> None:
     root = index.create(place, KEYS, thresholds={"root": 2}, days={})
     trust.adopt(place, root, home=tmp_path / "keeper")
     artifact = made(tmp_path / "made")
-    assert publishing.publish([artifact], place, key=IMAGE_KEY, keys=ONLINE, home=tmp_path / "keeper").blobs
+    how: dict[str, Any] = {"home": tmp_path / "keeper", "store": open_store(tmp_path / "keeper-store")}
+    assert publishing.publish([artifact], place, key=IMAGE_KEY, keys=ONLINE, **how).blobs
     assert Reader(place, tmp_path / "reader").trusts(root).pull().artifact.digest == artifact.digest
     host.run(["ssh", "-O", "exit", "far"])  # or the connection that is there would do
     known = openssh / "known"

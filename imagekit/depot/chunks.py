@@ -45,7 +45,12 @@ class Listing(NamedTuple):
 
 def listed(chunks: Iterable[bytes], keep: Callable[[Blob, bytes], object]) -> Listing:
     """The list of a file's blobs, each of which is given to `keep` with what is to be stored."""
-    found = [_kept(piece, keep) for piece in cut(chunks)]
+    return listed_as(cut(chunks), keep)
+
+
+def listed_as(pieces: Iterable[bytes], keep: Callable[[Blob, bytes], object]) -> Listing:
+    """The same of a file that is in pieces already: of LEAST to MOST bytes, the last one of any."""
+    found = [_kept(piece, keep) for piece in pieces]
     depth = 0
     while len(found) > TOP:
         found = [_kept("".join(entry.line() for entry in page).encode(), keep) for page in _pages(found)]

@@ -66,12 +66,21 @@ def stored_at(path: str, digest: str) -> str:
 def write(head: Head) -> bytes:
     """The head as bytes."""
     found: dict[str, Any] = {KIND: VERSION, **{name: getattr(head, name) for name in NAMES}}
-    found["files"] = [
-        {"file": file.name, "size": file.size, "sha256": file.sha256, "depth": file.listing.depth,
-         "blobs": [[entry.blob.digest, entry.blob.size, entry.size] for entry in file.listing.entries]}
-        for file in head.files
-    ]  # fmt: skip
-    return (json.dumps(found, sort_keys=True, separators=(",", ":")) + "\n").encode()
+    found["files"] = list(map(_described, head.files))
+    return _text(found)
+
+
+def write_file(kind: str, version: int, file: File) -> bytes:
+    """A file that is no image's as bytes."""
+    return _text({kind: version, **_described(file)})
+
+
+def read_file(kind: str, version: int, data: bytes) -> File:
+    """The file that these bytes are; raises Problem for another kind, or another version of it."""
+    found = strict.parse(data, what=f"the depot's {kind}", limit=LARGEST)
+    if found.get(kind) != version:
+        raise Problem(f"the depot's {kind} is not of a form that this imagekit reads", "another imagekit may")
+    return _file(found)
 
 
 def read(data: bytes, *, asked: Mapping[str, str]) -> Head:
@@ -86,6 +95,15 @@ def read(data: bytes, *, asked: Mapping[str, str]) -> Head:
     if len({file.name for file in files}) != len(files):
         raise Problem("the depot's entry names a file twice")
     return Head(asked["name"], asked["version"], asked["arch"], asked["format"], files)
+
+
+def _text(found: Mapping[str, Any]) -> bytes:
+    return (json.dumps(found, sort_keys=True, separators=(",", ":")) + "\n").encode()
+
+
+def _described(file: File) -> Mapping[str, Any]:
+    blobs = [[entry.blob.digest, entry.blob.size, entry.size] for entry in file.listing.entries]
+    return {"file": file.name, "size": file.size, "sha256": file.sha256, "depth": file.listing.depth, "blobs": blobs}
 
 
 def _file(found: object) -> File:

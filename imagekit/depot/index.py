@@ -72,10 +72,11 @@ def is_at(site: Site) -> bool:
     return True
 
 
-def load(site: Site, trusted: bytes, *, least: int = 0) -> Held:
+def load(site: Site, trusted: bytes, *, least: int = 0, had: bytes = b"") -> Held:
     """The index as it is, verified but not asked whether it has expired: keepers are those who mend that.
 
-    least: the version of the newest timestamp that this keeper has seen.
+    least: the version of the newest timestamp that this keeper has seen; had: targets metadata that this keeper had,
+    which is not read again if the snapshot says that it is still the newest.
     """
     try:
         root = _newest_root(site, trusted)
@@ -86,7 +87,7 @@ def load(site: Site, trusted: bytes, *, least: int = 0) -> Held:
         )
         meta = snapshot.signed.meta["targets.json"]
         targets: Metadata[Targets] = _verified(
-            site, f"metadata/{meta.version}.targets.json", "targets", root.signed, meta
+            site, f"metadata/{meta.version}.targets.json", "targets", root.signed, meta, had
         )
     except (RepositoryError, KeyError, ValueError) as error:
         raise Problem(f"the index of {site.place} is not what its keys signed: {error}") from error
@@ -97,13 +98,15 @@ def load(site: Site, trusted: bytes, *, least: int = 0) -> Held:
     return Held(root, targets, snapshot, timestamp)
 
 
-def add(site: Site, held: Held, targets: Mapping[str, Target], *, keys: Sequence[Key], days: Mapping[str, int]) -> None:
-    """The index with these files too, signed and written; to be called under the site's lock."""
+def add(
+    site: Site, held: Held, targets: Mapping[str, Target], *, keys: Sequence[Key], days: Mapping[str, int]
+) -> bytes:
+    """The index with these files too, signed and written; to be called under the site's lock. Gives its targets."""
     signed = held.targets.signed
     for path, target in targets.items():
         about = {"custom": {**target.about, "since": signed.version + 1}}
         signed.targets[path] = TargetFile(target.size, {"sha256": target.sha256}, path, about)
-    _write(site, held, REST, keys=keys, days=days)
+    return _write(site, held, REST, keys=keys, days=days)[0]
 
 
 def renew(site: Site, held: Held, *, keys: Sequence[Key], days: Mapping[str, int]) -> tuple[str, ...]:
@@ -201,8 +204,9 @@ def _newest_root(site: Site, trusted: bytes) -> Metadata[Root]:
     return root
 
 
-def _verified(site: Site, path: str, role: str, root: Root, meta: MetaFile | None = None) -> Any:
-    data = site.read(path, LIMITS[role])
+def _verified(site: Site, path: str, role: str, root: Root, meta: MetaFile | None = None, had: bytes = b"") -> Any:
+    is_it = meta is not None and (meta.hashes or {}).get("sha256") == sha256(had).hexdigest()
+    data = had if is_it else site.read(path, LIMITS[role])
     if meta:
         meta.verify_length_and_hashes(data)
     metadata: Metadata[Any] = _parsed(data, role)
@@ -223,7 +227,7 @@ def _parsed(data: bytes, role: str) -> Metadata[Any]:
 def _write(
     site: Site, held: Held, changed: Sequence[str], *, keys: Sequence[Key], days: Mapping[str, int],
     also: Root | None = None, step: int = 1
-) -> None:  # fmt: skip
+) -> list[bytes]:  # fmt: skip
     """Sign what has changed, then write it, the timestamp last; nothing is written unless all could be signed."""
     files = []
     for role in changed:
@@ -241,6 +245,7 @@ def _write(
     site.settle()
     site.write(files[-1:])
     site.settle()
+    return [text for _, text in files]
 
 
 def _signed(metadata: Metadata[Any], role: str, keys: Sequence[Key], *, need: Sequence[Root]) -> bytes:

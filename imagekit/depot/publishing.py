@@ -13,6 +13,7 @@ from imagekit.depot.index import Target
 from imagekit.errors import Problem
 from imagekit.key import Key
 from imagekit.site import Blob, Site, checked_path
+from imagekit.store import Store
 
 BATCH = 256  # blobs that are asked about together
 MOST_BESIDE = 8 << 20  # bytes of a statement beside an artifact
@@ -58,38 +59,44 @@ def publish(
     *,
     key: Key,
     keys: Sequence[Key],
+    store: Store,
     days: Mapping[str, int] | None = None,
     home: Path | None = None,
     replace: bool = False,
     listing: catalogued.Listing = catalogued.nothing,
     say: Callable[[str], object] = lambda _: None,
 ) -> Moved:
-    """Verify artifacts by the image's key, bring their blobs to a depot, and name them in its index and catalogue."""
-    trusted = trust.trusted(site, home=home)
+    """Verify artifacts by the image's key, bring their blobs to a depot, and name them in its index and catalogue.
+
+    store: has the catalogue of last time, or will.
+    """
+    trusted, text = trust.trusted(site, home=home), b""
     blobs, targets, files = Blobs(site), dict[str, Target](), list[tuple[str, bytes]]()
     by_path: dict[str, Artifact] = {}
     for artifact in artifacts:
         say(f"publishing {artifact.name} {artifact.arch} {artifact.format}")
         made = _head(artifact, key, blobs)
-        text = head.write(made)
-        targets[made.path] = Target(sha256(text).hexdigest(), len(text), {"size": made.size})
+        entry = head.write(made)
+        targets[made.path] = Target(sha256(entry).hexdigest(), len(entry), {"size": made.size})
         by_path[made.path] = artifact
-        files.append((head.stored_at(made.path, targets[made.path].sha256), text))
+        files.append((head.stored_at(made.path, targets[made.path].sha256), entry))
     blobs.flush()
     site.write(files)
     site.settle()
     with site.lock():
-        held = index.load(site, trusted, least=trust.newest(site, home=home))
+        held = index.load(site, trusted, least=trust.newest(site, home=home), had=trust.had(site, home=home))
         new = _new(held, targets, replace=replace)
+        images = {path: by_path[path] for path in new}
+        target, data = catalogued.following(site, held, images, store=store, keep=blobs.put, listing=listing)
+        blobs.flush()
         if new:
-            target, data = catalogued.following(site, held, {path: by_path[path] for path in new}, listing=listing)
             files.append((head.stored_at(catalogued.PATH, target.sha256), data))
             site.write(files[-1:])
             site.settle()
             new[catalogued.PATH] = target
-            index.add(site, held, new, keys=keys, days=days or {})
-    trust.refresh(site, home=home)
-    return Moved(tuple(targets), blobs.count, blobs.size + sum(len(text) for _, text in files))
+            text = index.add(site, held, new, keys=keys, days=days or {})
+    trust.refresh(site, home=home, targets=text)
+    return Moved(tuple(targets), blobs.count, blobs.size + sum(len(data) for _, data in files))
 
 
 def beside(artifact: Artifact) -> list[Path]:

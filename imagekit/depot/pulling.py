@@ -2,27 +2,23 @@
 
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from hashlib import sha256
-from itertools import islice
 from pathlib import Path
-from time import monotonic
 from typing import NamedTuple
 
 from imagekit import artifact, host
 from imagekit.artifact import MANIFEST_SUFFIX, SIGNATURE_SUFFIX, Artifact
 from imagekit.depot import chunks, head, trust
-from imagekit.depot.chunks import Entry
+from imagekit.depot.blobs import Blobs
 from imagekit.depot.head import File, Head
 from imagekit.depot.index import Target
 from imagekit.errors import Problem, RigProblem
 from imagekit.key import Key
-from imagekit.site import Blob, Site
+from imagekit.site import Site
 from imagekit.store import Store
 
-BATCH = 256  # blobs that are asked for together
-START, SLOWEST = 300.0, 20_000.0  # seconds that a pull may take, and the bytes a second that make it more
 DRAFT = ".pulling-"
 ZEROS = bytes(chunks.MOST)
 
@@ -94,7 +90,8 @@ def pull(
     if len(text) != target.size or sha256(text).hexdigest() != target.sha256:
         raise Problem(f"{image.path} is not what the index names", "somebody changed it on its way")
     made = head.read(text, asked=dict(zip(head.NAMES, image[:4], strict=True)))
-    blobs = _Blobs(site, store, made, say)
+    what = f"pulling {made.name} {made.arch} {made.format}"
+    blobs = Blobs(site, store, size=made.size, say=lambda done: say(f"{what}: {done >> 10} KiB"))
     with _draft(out) as draft:
         for file in made.files:
             _write(file, draft / file.name, blobs)
@@ -105,44 +102,7 @@ def _number(found: object) -> int:
     return found if isinstance(found, int) else 0
 
 
-class _Blobs:
-    """The blobs of an image, from the store where it has them and else from the site, by one deadline for all."""
-
-    def __init__(self, site: Site, store: Store, image: Head, say: Callable[[str], object]) -> None:
-        self._site, self._store, self._say = site, store, say
-        self._until = monotonic() + START + image.size / SLOWEST
-        self._what = f"pulling {image.name} {image.arch} {image.format}"
-        self.count = self.size = 0
-
-    def contents(self, entries: Iterable[Entry]) -> Iterator[bytes]:
-        """What they are when unpacked, in order; some of them are fetched at a time."""
-        rest = iter(entries)
-        while some := list(islice(rest, BATCH)):
-            self._bring({entry.blob for entry in some})
-            for entry in some:
-                yield chunks.unpacked(self._read(entry.blob), entry)
-
-    def _bring(self, wanted: Iterable[Blob]) -> None:
-        lacking = sorted(blob for blob in wanted if not self._store.has(blob.digest))
-        if lacking:
-            if monotonic() > self._until:
-                raise RigProblem(f"{self._site.place} is too slow: {self.size} bytes have come", "try again")
-            self._site.bring(lacking, self._store, lambda _: None, self._until)
-            self.count, self.size = self.count + len(lacking), self.size + sum(blob.size for blob in lacking)
-            self._say(f"{self._what}: {self.size >> 10} KiB")
-
-    def _read(self, blob: Blob) -> bytes:
-        try:
-            data = self._store.read(blob.digest)
-        except KeyError:  # what was here had rotted
-            self._bring([blob])
-            data = self._store.read(blob.digest)
-        if len(data) != blob.size:
-            raise Problem(f"the blob {blob.digest} has {len(data)} bytes, and its list names {blob.size}")
-        return data
-
-
-def _write(file: File, path: Path, blobs: _Blobs) -> None:
+def _write(file: File, path: Path, blobs: Blobs) -> None:
     """A file from its blobs, hashed while it is written; zeros are left out of it."""
     total = sha256()
     entries = chunks.walk(file.listing, file.size, lambda some: blobs.contents(some))

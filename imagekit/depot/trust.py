@@ -21,7 +21,7 @@ from imagekit.depot.index import Target
 from imagekit.errors import Problem, RigProblem
 from imagekit.site import Missing, Site, checked_path
 
-ROOT = "trusted-root.json"
+ROOT, TARGETS = "trusted-root.json", "targets.json"
 BASE = "depot:/"
 FIRST = "metadata/1.root.json"
 LIMITS = UpdaterConfig(
@@ -84,13 +84,27 @@ def trusted(site: Site, *, home: Path | None = None) -> bytes:
         ) from None
 
 
-def refresh(site: Site, *, home: Path | None = None) -> Seen:
-    """The index as it is now; raises Problem for one that is forged, old, expired or mixed."""
+def refresh(site: Site, *, home: Path | None = None, targets: bytes = b"") -> Seen:
+    """The index as it is now; raises Problem for one that is forged, old, expired or mixed.
+
+    targets: metadata that may be the newest, and is not fetched if it is.
+    """
     root, folder = trusted(site, home=home), _made(state(site, home))
     with host.once(folder, "refresh"), _faults(site.place):
+        if targets:
+            with host.draft(folder / TARGETS) as file:
+                file.write(targets)  # believed as far as the newest snapshot names it, like all that lies here
         updater = Updater(str(folder), f"{BASE}metadata/", fetcher=_Transport(site), config=LIMITS, bootstrap=root)
         updater.refresh()
-        return Seen(index.listed((folder / "targets.json").read_bytes()), root, newest(site, home=home))
+        return Seen(index.listed((folder / TARGETS).read_bytes()), root, newest(site, home=home))
+
+
+def had(site: Site, *, home: Path | None = None) -> bytes:
+    """The targets metadata that was seen last; b"" for none."""
+    try:
+        return (state(site, home) / TARGETS).read_bytes()
+    except FileNotFoundError:
+        return b""
 
 
 def newest(site: Site, *, home: Path | None = None) -> int:

@@ -1,9 +1,10 @@
 """Publish artifacts to a depot: only what it lacks moves, and readers see all of it or nothing."""
 
 from argparse import ArgumentParser, Namespace
+from functools import partial
 from pathlib import Path
 
-from imagekit import artifact, site, usage
+from imagekit import artifact, holdings, site, usage
 from imagekit.verbs import _asked
 
 
@@ -15,8 +16,10 @@ def run(asked: Namespace) -> int:
     if asked.root:
         trust.adopt(place, asked.root)
     made = [artifact.load(path) for path in asked.path]
-    moved = publishing.publish(made, place, key=_asked.key(asked)[0], keys=roles.read_keys(asked.keys),
-                               replace=asked.replace, say=_asked.say)  # fmt: skip
+    store = _asked.store()
+    moved = publishing.publish(made, place, key=_asked.key(asked)[0], keys=roles.read_keys(asked.keys), store=store,
+                               replace=asked.replace, listing=partial(holdings.listing, store=store),
+                               say=_asked.say)  # fmt: skip
     _asked.quiet()
     for path in moved.paths:
         print(path)

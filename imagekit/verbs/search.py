@@ -45,7 +45,7 @@ def _catalogue(asked: Namespace) -> tuple[Catalogue, dict[str, str]]:
         from imagekit.depot import catalogued, trust  # brings tuf, which no other search needs
 
         place = site.at(asked.depot)
-        return catalogued.read(place, trust.refresh(place).targets), {}
+        return catalogued.read(place, trust.refresh(place).targets, store=_asked.store()), {}
     if asked.index:
         try:
             with open(asked.index, "rb") as file:
