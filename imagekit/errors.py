@@ -4,7 +4,10 @@ Three kinds, because they are mended by three different people: a `Problem` is i
 a `RigProblem` is in the machine that builds or boots it, a `Defect` is in imagekit itself.
 """
 
-from collections.abc import Iterable
+TYPE_CHECKING = False  # collections would be a third of what starting a signed image loads
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 
 class Problem(Exception):
@@ -38,7 +41,7 @@ class MachineProblem(GuestProblem, RigProblem):
     """The machine below the guest failed: QEMU died, hangs or was stopped. The rig is to blame, the guest is gone."""
 
 
-def unknown(what: str, name: str, known: Iterable[str]) -> Problem:
+def unknown(what: str, name: str, known: "Iterable[str]") -> Problem:
     """Say that `name` is unknown, and list the known ones; the nearest first, if one is near."""
     from difflib import get_close_matches
 

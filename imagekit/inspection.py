@@ -7,7 +7,7 @@ from pathlib import Path
 from stat import S_ISREG, filemode
 from typing import Any
 
-from imagekit import artifact
+from imagekit import artifact, signing
 from imagekit.artifact import MANIFEST_SUFFIX, SIGNATURE_SUFFIX, Artifact
 from imagekit.disk import containers, outline
 from imagekit.disk.cpio import TYPES
@@ -75,7 +75,9 @@ def inside(path: Path) -> Part:
 
 
 def signed(path: Path, key: Callable[[], Key]) -> str:
-    """In words whether a file is part of an artifact that the key signed."""
+    """In words whether a file is a signed image, or part of an artifact, that the key signed."""
+    if signing.is_signed(path):
+        return _signed_image(path, key)
     try:
         made = artifact.load(path)
     except Problem as problem:
@@ -86,6 +88,16 @@ def signed(path: Path, key: Callable[[], Key]) -> str:
     except Problem as problem:
         return f"not accepted: {problem.message}"
     return f"good, by {own.id}: {made.name} {made.manifest['version']} {made.arch} {made.format}"
+
+
+def _signed_image(path: Path, key: Callable[[], Key]) -> str:
+    try:
+        own = key()
+        said = signing.verified(path, [own]).said
+    except Problem as problem:
+        return f"not accepted: {problem.message}"
+    program = " ".join(os.fsdecode(word) for word in said.arguments) or "no program"
+    return f"good, by {own.id}: {said.name} {said.version} {said.architecture} {said.payload}, runs {program}"
 
 
 def described(made: Artifact) -> Iterator[str]:

@@ -7,7 +7,7 @@ gets a trailer: imagekit's own do. Any other is packed anew; its tar, and so its
 import os
 import stat
 from base64 import b64encode
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from hashlib import sha256
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
@@ -117,6 +117,17 @@ def check_place(path: Path) -> None:
     """Raise Problem where something is that is no file: a draft that replaced /dev/null would be a surprise."""
     if path.exists() and not path.is_file():
         raise Problem(f"{path} is no file", "name another with -o")
+
+
+def verified(path: Path, keys: Sequence[Key]) -> Signed:
+    """What a signed image says, once every byte of it was verified; raises Problem."""
+    try:
+        with opened(path) as file:
+            found = signedfile.read(file.fileno(), keys)
+            signedchunks.check(file.fileno(), found)
+    except Problem as problem:
+        raise Problem(f"{path}: {problem.message}", problem.hint) from problem
+    return found
 
 
 def is_signed(path: Path) -> bool:

@@ -264,6 +264,14 @@ def test_sign_verify_and_strip(folder, capsys):
     assert standard.decompress((folder / "plain.tar.gz").read_bytes()) == SMALL
 
 
+def test_a_signed_image_is_inspected(folder, capsys):
+    path = signed(folder, SMALL)
+    good = f"signature: good, by {KEY.id}: web 1.2 x86_64 tar.gz, runs /bin/sh -c exit 7"
+    assert good in told(capsys, "inspect", path, "--key", PUBLIC)[1]
+    path.write_bytes(path.read_bytes()[:40] + b"x" + path.read_bytes()[41:])
+    assert "signature: not accepted: " in told(capsys, "inspect", path, "--key", PUBLIC)[1]
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

@@ -38,17 +38,12 @@ def run(asked: Namespace) -> int:
 
 def _signed(path: Path, keys: Sequence[Key], asked: Namespace) -> None:
     """A signed image, every chunk of it."""
-    from imagekit.disk import signedchunks, signedfile
+    from imagekit.disk import signedfile
 
     wanted = [f"--{name}" for name in ("deep", *PROOFS) if getattr(asked, name)]
     if wanted:
         raise Problem(f"{path} is a signed image, which has no {wanted[0]}", "the artifact that it was made of may")
-    try:
-        with signing.opened(path) as file:
-            found = signedfile.read(file.fileno(), keys)
-            signedchunks.check(file.fileno(), found)
-    except Problem as problem:
-        raise Problem(f"{path}: {problem.message}", problem.hint) from problem
+    found = signing.verified(path, keys)
     said = found.said
     _asked.show(
         f"{path}: signed by {signedfile.id_of(found.number)}: {said.name} {said.version} {said.architecture} "
