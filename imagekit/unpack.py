@@ -18,7 +18,7 @@ from imagekit.errors import Problem, RigProblem
 
 MAX_ENTRIES = 1 << 20
 MAX_BYTES = 64 << 30  # of the tar
-MAX_FOLDERS = 64 << 20  # bytes of the names of folders, which are remembered until the end
+MAX_FOLDERS = 16 << 20  # bytes of the names of folders, which are remembered until the end
 OPEN_FOLDERS = 64
 FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 PASSED = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC

@@ -15,17 +15,19 @@ if TYPE_CHECKING:
 
     from imagekit.disk.signedfile import Signed
 
+MOST = 4  # threads: one that writes files keeps up with no more, and each has chunks in memory
+
 
 def pieces(handle: int, signed: "Signed", *, threads: int = 0) -> "Iterator[bytes]":
     """The tar, or the file system, uncompressed; raises Problem at the first chunk that is not the one signed.
 
-    threads: 0 for as many as there are processors.
+    threads: 0 for as many as there are processors, up to MOST.
     """
 
     def make(number: int) -> bytes:
         return unpacked(signedfile.chunk(handle, signed, number), signed, number)
 
-    return inflate.each(len(signed.chunks), make, threads=threads or len(os.sched_getaffinity(0)))
+    return inflate.each(len(signed.chunks), make, threads=threads or min(MOST, len(os.sched_getaffinity(0))))
 
 
 def unpacked(data: bytes, signed: "Signed", number: int) -> bytes:
