@@ -7,7 +7,7 @@ gets a trailer: imagekit's own do. Any other is packed anew; its tar, and so its
 import os
 import stat
 from base64 import b64encode
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from hashlib import sha256
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
@@ -49,13 +49,27 @@ class Body(NamedTuple):
     sha256: str  # of it unpacked
     size: int  # of it unpacked
     compressor: str
+    file: str  # sha256 of what was read of the source: all of it, or the body of a signed image
 
 
-def sign(source: Path, out: Path, *, about: About, key: Key) -> Signed:
-    """Write the signed image of a .tar.gz, tar, EROFS or signed image, and give what it says."""
+class Known(NamedTuple):
+    """What a verified file said of itself, and the sha256 of its bytes: they are read again to be signed."""
+
+    about: About
+    file: str = ""  # of a part of an artifact
+    content: str = ""  # of a signed image's payload, unpacked
+
+
+def sign(source: Path, out: Path, *, about: About, key: Key, known: Known | None = None) -> Signed:
+    """Write the signed image of a .tar.gz, tar, EROFS or signed image, and give what it says.
+
+    known: what was verified of the source, which must still be so.
+    """
     check_place(out)
     with opened(source) as file, host.draft(out, is_large=True) as draft:
         body = _put_body(file, draft, source.name, about.compressor)
+        if known and (known.file or body.file, known.content or body.sha256) != (body.file, body.sha256):
+            raise Problem(f"{source} was changed since it was verified")
         draft.flush()
         with open(draft.name, "rb") as written:
             table = b"".join(_rows(written, body.chunks))
@@ -104,7 +118,7 @@ def strip(source: Path, out: Path) -> Signed:
 def plain(file: BinaryIO, name: str) -> Iterator[bytes]:
     """The tar in an open .tar.gz, tar or signed image, of which nobody's signature is looked at. Raises Problem."""
     found = signedfile.read(file.fileno(), None) if has_trailer(_end(file)) else None
-    pieces = signedchunks.pieces(file.fileno(), found) if found else _tar(file)
+    pieces = signedchunks.pieces(file.fileno(), found) if found else _tar(file, lambda _: None)
     first = next(pieces, b"")
     while len(first) < TAR_BLOCK and (more := next(pieces, b"")):
         first += more
@@ -156,11 +170,26 @@ def opened(path: Path) -> BinaryIO:
     return os.fdopen(handle, "rb")
 
 
-def about_artifact(path: Path, key: Key) -> Mapping[str, object] | None:
-    """What the manifest beside a part says, if it is one's and the key signed it: the fields of `About`.
+def known(path: Path, key: Key, others: Sequence[Key] = ()) -> Known | None:
+    """What a file says of itself: an artifact's part that the key signed, or an image that it or one of others did.
 
-    None where no manifest names the file; raises Problem where one does and it is not right.
+    None where it says nothing; raises Problem where it does, and is not right.
     """
+    return _known_image(path, [key, *others]) if is_signed(path) else _known_artifact(path, key)
+
+
+def _known_image(path: Path, keys: Sequence[Key]) -> Known:
+    said = verified(path, keys).said
+    about = About(
+        said.name, said.version, said.architecture,
+        tuple(word.decode("utf-8", "surrogateescape") for word in said.arguments),
+        tuple(word.decode("utf-8", "surrogateescape") for word in said.environment),
+        f"{said.uid}:{said.gid}", said.workdir.decode("utf-8", "surrogateescape"), said.compressor,
+    )  # fmt: skip
+    return Known(about, content=said.content)
+
+
+def _known_artifact(path: Path, key: Key) -> Known | None:
     try:
         made = artifact.load(path)
     except Problem:
@@ -170,12 +199,12 @@ def about_artifact(path: Path, key: Key) -> Mapping[str, object] | None:
         return None
     made.verify(key)
     start = part.get("start", {})
-    arguments, environment = start.get("arguments", ()), start.get("environment", ())
-    return {
-        "name": made.name, "version": str(made.manifest["version"]), "architecture": made.arch,
-        "arguments": tuple(arguments), "environment": tuple(sorted(environment)), "user": start.get("user") or "0:0",
-        "compressor": part.get("compressor", UNKNOWN),
-    }  # fmt: skip
+    about = About(
+        made.name, str(made.manifest["version"]), made.arch, tuple(start.get("arguments", ())),
+        tuple(sorted(start.get("environment", ()))), start.get("user") or "0:0",
+        compressor=part.get("compressor", UNKNOWN),
+    )  # fmt: skip
+    return Known(about, file=part["sha256"])
 
 
 # --- the body -------------------------------------------------------------------------------------------------------
@@ -187,22 +216,28 @@ def _put_body(file: BinaryIO, draft: BinaryIO, name: str, compressor: str) -> Bo
     if has_trailer(_end(file)):
         before = signedfile.read(file.fileno(), None)
         size, compressor = before.said.body, before.said.compressor
+    total = sha256()
     for at in range(0, size, STEP):
-        draft.write(file.read(min(STEP, size - at)))
+        piece = file.read(min(STEP, size - at))
+        total.update(piece)
+        draft.write(piece)
     draft.flush()
     if os.fstat(draft.fileno()).st_size != size or not size:
         raise Problem(f"{name} is empty, or was changed while it was read")
     found = _read_body(draft, name, compressor)
     if found is None:
+        again = sha256()
         draft.seek(0)
         draft.truncate()
-        for piece in gzip.member(gzip.runs(_tar(file))):
+        for piece in gzip.member(gzip.runs(_tar(file, again.update))):
             draft.write(piece)
         draft.flush()
+        if again.digest() != total.digest():
+            raise Problem(f"{name} was changed while it was read")
         found = _read_body(draft, name, gzip.VERSION)
     if found is None:
         raise Problem(f"{name} is too large for a signed image")
-    return found
+    return found._replace(file=total.hexdigest())
 
 
 def _read_body(draft: BinaryIO, name: str, compressor: str) -> Body | None:
@@ -210,12 +245,12 @@ def _read_body(draft: BinaryIO, name: str, compressor: str) -> Body | None:
     with open(draft.name, "rb") as copy, mmap(copy.fileno(), 0, access=ACCESS_READ) as body:
         if body[EROFS[0] : EROFS[0] + 4] == EROFS[1]:
             pieces = tuple((min(STEP, len(body) - at),) * 2 for at in range(0, len(body), STEP))
-            return Body("erofs", pieces, sha256(body).hexdigest(), len(body), compressor)
+            return Body("erofs", pieces, sha256(body).hexdigest(), len(body), compressor, "")
         found = flushes.cut(body)
     if found is None:
         return None
     _check_tar(found.beginning, name)
-    return Body("tar.gz", found.pieces, found.sha256, found.size, compressor)
+    return Body("tar.gz", found.pieces, found.sha256, found.size, compressor, "")
 
 
 def _check_tar(first: bytes, name: str) -> None:
@@ -228,10 +263,18 @@ def _end(file: BinaryIO) -> bytes:
     return os.pread(file.fileno(), signedfile.END, max(size - signedfile.END, 0))
 
 
-def _tar(file: BinaryIO) -> Iterator[bytes]:
-    """What is in any gzip file, or a tar as it is."""
+def _tar(file: BinaryIO, see: Callable[[bytes], object]) -> Iterator[bytes]:
+    """What is in any gzip file, or a tar as it is; `see` is told every byte of it."""
+
+    def read() -> bytes:
+        piece = file.read(STEP)
+        see(piece)
+        return piece
+
     file.seek(0)
-    return inflate.plain(iter(lambda: file.read(STEP), b""))
+    yield from inflate.plain(iter(read, b""))
+    while read():
+        pass
 
 
 def _rows(written: BinaryIO, chunks: tuple[tuple[int, int], ...]) -> Iterator[bytes]:

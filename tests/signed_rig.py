@@ -90,6 +90,6 @@ def many() -> bytes:
     arguments = ("/bin/many", *("a word that is repeated".ljust(100, ".") for _ in range(160)))
     about = signing.About("many", "0~1", "any", arguments, compressor=gzip.VERSION)
     chunks = tuple((length, part.size) for length, part in zip(lengths, parts, strict=True))
-    found = signing.Body("tar.gz", chunks, sha256(whole).hexdigest(), len(whole), gzip.VERSION)
+    found = signing.Body("tar.gz", chunks, sha256(whole).hexdigest(), len(whole), gzip.VERSION, "")
     manifest = signing.manifest(about, found, table)
     return body + signedfile.members(manifest, table, KEY.number, signing.signatures(manifest, KEY))

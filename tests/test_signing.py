@@ -192,6 +192,10 @@ def test_a_device_or_a_folder_is_never_replaced(folder):
 # --- artifacts ------------------------------------------------------------------------------------------------------
 
 
+def gzip_of(data: bytes) -> bytes:
+    return standard.compress(data, mtime=0)
+
+
 def artifact(folder: Path, root: Tree) -> Path:
     """The .tar.gz of an artifact of the format `tar`, with its manifest and signature."""
     store = open_store(folder / "cache")
@@ -242,6 +246,29 @@ def test_an_artifact_that_was_changed_is_not_signed(folder, capsys):
 def test_a_tree_without_a_service_names_no_program(folder, capsys):
     assert told(capsys, "sign", artifact(folder, tree()), "-o", "out.tar.gz")[0] == 0
     assert read((folder / "out.tar.gz").read_bytes()).said.arguments == ()
+
+
+def test_an_image_is_signed_by_another_key_as_it_says_itself(folder, capsys):
+    path = signed(folder, SMALL, by=OTHER)
+    (folder / "other.pub").write_text(OTHER.public_text())
+    code, said = told(capsys, "sign", path, "-o", "again")
+    assert (code, "which is not trusted" in said) == (1, True), (
+        said
+    )  # nobody takes a name from what anybody may have said
+    assert told(capsys, "sign", path, "--trust", "other.pub", "-o", "again", "--version", "3")[0] == 0
+    before, after = read(path.read_bytes(), [OTHER]).said, read((folder / "again").read_bytes()).said
+    assert (after.version, after.name, after.content) == ("3", before.name, before.content)
+    assert (after.arguments, after.environment, after.uid) == (before.arguments, before.environment, before.uid)
+
+
+def test_what_was_changed_since_it_was_verified_is_not_signed(folder):
+    path = artifact(folder, tree())
+    known = signing.known(path, KEY)
+    (folder / "source").write_bytes(gzip_of(SMALL))
+    for one in (known, known._replace(file="", content="0" * 64)):
+        with pytest.raises(Problem, match="since it was verified"):
+            signing.sign(folder / "source", folder / "out", about=ABOUT, key=KEY, known=one)
+    assert not (folder / "out").exists()
 
 
 # --- verbs ----------------------------------------------------------------------------------------------------------
@@ -309,7 +336,7 @@ def test_a_tar_becomes_a_file_system(folder, capsys):
     subprocess.run(tools.argv("fsck.erofs", "--extract=root", "plain"), env=tools.env, check=True)
     assert (folder / "root/bin/sh").read_bytes() == b"#!nothing\n"
     told(capsys, "sign", signed(folder, SMALL), "--payload", "erofs", "-o", "again", *WHAT, "--", "/bin/sh")
-    assert (folder / "again").read_bytes() == data  # of a signed image of the same tar
+    assert taken((folder / "again").read_bytes()) == taken(data)  # of a signed image of the same tar
     code, said = told(capsys, "sign", "again", "--payload", "erofs", "-o", "third", *WHAT)
     assert (code, "again holds no tar" in said) == (1, True), said
     assert {path.name for path in folder.iterdir() if path.name.startswith(".")} == set()

@@ -85,7 +85,10 @@ def read(handle: int, keys: "Iterable[Trusted] | None", *, in_bundle: bool = Fal
     if start < 0:
         raise Problem(f"{-start} bytes of it are missing")
     if start and not in_bundle:
-        raise Problem(f"{start} bytes stand before the image, or in it, that nobody signed")
+        raise Problem(
+            f"{start} bytes stand before the image, or in it, that nobody signed",
+            "a bundle is verified by itself: FILE --bundle-verify",
+        )
     if start % BLOCK and found.said.payload == "erofs":
         raise Problem("its file system does not begin at a whole block")
     found.start = start

@@ -9,6 +9,7 @@ from imagekit.arch import ARCHES
 from imagekit.disk.signedfile import Signed
 from imagekit.errors import Problem
 from imagekit.key import Key
+from imagekit.key import read as read_key
 from imagekit.usage import Verb
 from imagekit.verbs import _asked
 
@@ -20,9 +21,10 @@ def run(asked: Namespace) -> int:
     key, source = _asked.key(asked)[0], asked.path
     if asked.bali:
         return _bali(asked)
-    about = _about(asked, signing.about_artifact(source, key) or {})
+    known = signing.known(source, key, [read_key(path) for path in asked.trust or ()])
+    about = _about(asked, known.about._asdict() if known else {})
     out = asked.output or _beside(source, ".signed", end=signing.SUFFIXES[asked.payload] if asked.payload else "")
-    found = _sign(source, out, about, key, is_erofs=asked.payload == "erofs")
+    found = _sign(source, out, about, key, known, is_erofs=asked.payload == "erofs")
     said = found.said
     program = f", runs {' '.join(about.arguments)}" if about.arguments else ""
     size = _asked.size(said.body + found.trailer)
@@ -31,9 +33,11 @@ def run(asked: Namespace) -> int:
     return 0
 
 
-def _sign(source: Path, out: Path, about: signing.About, key: Key, *, is_erofs: bool) -> Signed:
+def _sign(
+    source: Path, out: Path, about: signing.About, key: Key, known: signing.Known | None, *, is_erofs: bool
+) -> Signed:
     if not is_erofs:
-        return signing.sign(source, out, about=about, key=key)
+        return signing.sign(source, out, about=about, key=key, known=known)
     from functools import partial
     from tempfile import TemporaryDirectory
 
@@ -45,14 +49,16 @@ def _sign(source: Path, out: Path, about: signing.About, key: Key, *, is_erofs: 
     tools = partial(toolbox.tools, mode=_asked.option(Namespace(), "tools", "auto"), store=store)
     job = Job(about.name, about.version, about.architecture, store, tools=tools)
     signing.check_place(out)
-    with TemporaryDirectory(dir=out.parent, prefix=".erofs-") as folder, signing.opened(source) as file:
-        draft = Path(folder) / "erofs"
-        made = roots.of_tar(signing.plain(file, source.name), draft, seed=f"{about.name} {about.version}", job=job)
+    with TemporaryDirectory(dir=out.parent, prefix=".erofs-") as folder:
+        copy, draft = Path(folder) / "tar", Path(folder) / "erofs"
+        signing.sign(source, copy, about=about, key=key, known=known)  # what is read from now on is nobody else's
+        with signing.opened(copy) as file:
+            made = roots.of_tar(signing.plain(file, source.name), draft, seed=f"{about.name} {about.version}", job=job)
         return signing.sign(draft, out, about=about._replace(compressor=made), key=key)
 
 
 def _about(asked: Namespace, known: Any) -> signing.About:
-    """What was typed, else what the artifact's manifest says."""
+    """What was typed, else what a verified manifest says."""
     typed = {
         "name": asked.name, "version": asked.version, "architecture": asked.arch, "user": asked.user,
         "workdir": asked.workdir, "arguments": tuple(asked.command) or None,
@@ -63,7 +69,7 @@ def _about(asked: Namespace, known: Any) -> signing.About:
     lacking = [option for name, option in options.items() if name not in fields]
     if lacking:
         raise Problem(
-            f"{asked.path} is no artifact that this key signed, so it has no name of its own",
+            f"{asked.path} is neither a signed image nor of an artifact: it has no name of its own",
             f"say what it is: {', '.join(lacking)}",
         )
     return signing.About(**fields)
@@ -93,7 +99,7 @@ def _beside(source: Path, word: str, *, end: str = "") -> Path:
 
 def define(verb: ArgumentParser) -> None:
     """What it takes."""
-    verb.add_argument("path", type=Path, metavar="FILE", help="the .tar.gz of an artifact; any .tar.gz, tar or EROFS")
+    verb.add_argument("path", type=Path, metavar="FILE", help="of an artifact, or any .tar.gz, tar or EROFS; or signed")
     verb.add_argument("command", nargs="*", metavar="PROGRAM", help="after --: what it runs (default: its service)")
     verb.add_argument("-o", "--output", type=Path, metavar="OUT", help="default: FILE.signed.tar.gz")
     verb.add_argument("--name", help="of the image, where no artifact tells it")
@@ -104,6 +110,8 @@ def define(verb: ArgumentParser) -> None:
     verb.add_argument("--workdir", metavar="DIR", help="where it runs (default: /)")
     verb.add_argument("--payload", choices=tuple(signing.SUFFIXES), help="erofs: a file system, to be mounted in place")
     verb.add_argument("--bali", action="store_true", help="write a file for bali instead, which says nothing of itself")
+    verb.add_argument("--trust", action="append", type=Path, metavar="KEY",
+                      help="whose signed image FILE may be, beside one's own (repeatable)")  # fmt: skip
     usage.key_option(verb, "secret key to sign with")
 
 
