@@ -327,6 +327,26 @@ def test_what_a_killed_one_left_is_swept_and_what_is_written_is_not(tmp_path: Pa
     assert (tmp_path / "mine/a").read_bytes() == b"mine"
 
 
+@pytest.mark.parametrize("step", [1, 2, 5, 9])
+def test_killed_at_any_step_it_is_not_there_and_what_it_left_is_swept(step: int, tmp_path: Path) -> None:
+    members = [folder(b"d", mode=b"0000000\0"), member(b"d/a", b"x" * 900), link(b"l", b"d"), link(b"h", b"d/a", b"1")]
+    tar = b"".join(members) + END
+
+    def dying() -> Iterator[bytes]:
+        yield tar[: 512 * step - 1]
+        os.kill(os.getpid(), 9)
+
+    child = os.fork()
+    if not child:
+        unpack.unpack(dying(), str(tmp_path / "tree"))
+    assert os.waitpid(child, 0)[1] == 9
+    assert not (tmp_path / "tree").exists()
+    unpack.sweep(str(tmp_path))
+    assert list(tmp_path.iterdir()) == []
+    unpacked(tar, tmp_path / "tree")
+    assert (tmp_path / "tree/h").read_bytes() == b"x" * 900
+
+
 def test_imports_nothing_that_takes_long() -> None:
     code = "import sys; from imagekit import unpack; print(*sorted(sys.modules))"
     done = subprocess.run([sys.executable, "-S", "-c", code], check=True, capture_output=True, text=True)

@@ -74,13 +74,15 @@ class Reader:
             flag, magic = fields[7], fields[9]
             if magic not in MAGICS:
                 raise Problem("a header is neither ustar nor GNU tar")
+            if not fields[4].strip(b" \0"):
+                raise Problem("a header has no size")
             if sum(header) - sum(fields[6]) + 8 * 32 != self._number(fields[6]):
                 raise Problem("a header does not match its checksum")
             if flag not in b"xgLK":
                 return self._made(fields, said) if said else self._plain(fields)
             self._note(flag, self._number(fields[4]), said, before)
         if before:
-            raise Problem("what stands before a member belongs to none")
+            raise Problem("a long name or PAX header belongs to no member")
         self._check_end()
         return None
 
@@ -109,6 +111,8 @@ class Reader:
         if magic == MAGICS[2] and kind == FILE and name.endswith(b"/"):
             kind = DIR
         number = self._number
+        if not mode.strip(b" \0"):  # some leave it blank
+            mode = b"755" if kind == DIR else b"644"
         member = Member(clean(name, kind), kind, number(mode), number(uid), number(gid))
         member.mtime = number(mtime) * 1_000_000_000
         self._set_size(member, number(size))
@@ -217,6 +221,8 @@ def clean(raw: bytes, kind: bytes) -> bytes:
         name = name[:-1]
     if name.startswith(b"./"):
         name = name[2:]
+    while b"/./" in name:  # the same for every reader, and in many of npm's
+        name = name.replace(b"/./", b"/")
     if name in (b"", b".") and kind == DIR and raw:
         return b""
     if len(raw) > MAX_NAME:

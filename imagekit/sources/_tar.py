@@ -6,7 +6,7 @@ tarfn.c: "unsupported PAX tar header type"), so a .deb has none and carries no e
 """
 
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from imagekit.errors import Problem
@@ -169,9 +169,9 @@ def short_name(header: bytes) -> bytes:
     return prefix + b"/" + name if prefix else name
 
 
-def check_header(header: bytes, *, magics: Collection[bytes] = MAGICS) -> None:
+def check_header(header: bytes) -> None:
     """Raise Problem for a header that was damaged, or is of a kind of tar that is not read."""
-    if header[257:265] not in magics:
+    if header[257:265] not in MAGICS:
         raise Problem("a header is neither ustar nor GNU tar")
     if sum(header) - sum(header[148:156]) + 8 * 32 != number(header[148:156], "checksum"):
         raise Problem("a header does not match its checksum")
