@@ -8,7 +8,7 @@ All of it must be unpacked to find the signature; docs/format.md's own files are
 
 import zlib
 from base64 import b32decode, b32encode
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from hashlib import sha512
 from typing import BinaryIO
 
@@ -45,11 +45,26 @@ def public_of(text: str) -> bytes:
 
 def signer(file: BinaryIO, publics: Sequence[bytes]) -> bytes:
     """Which of the keys signed an open file, all of which is read; raises Problem if none did."""
+    pieces = tar(file, publics)
+    while True:
+        try:
+            next(pieces)
+        except StopIteration as end:
+            return bytes(end.value)
+
+
+def tar(file: BinaryIO, publics: Sequence[bytes]) -> Generator[bytes, None, bytes]:
+    """The tar in an open file, and then which of the keys signed it; raises Problem behind its last byte if none did.
+
+    So nothing of it may be used before the end.
+    """
     total, end = sha512(), b""
     for piece in _plain(file):
         whole = end + piece
-        total.update(memoryview(whole)[: max(len(whole) - TRAILER, 0)])
         end = whole[-TRAILER:]
+        plain = whole[:-TRAILER]
+        total.update(plain)
+        yield plain
     if len(end) != TRAILER or not end.startswith(MARK):
         raise Problem("it has no signature of bali", "bali's own files end with one")
     signature, digest = end[len(MARK) :], total.digest()
@@ -59,14 +74,14 @@ def signer(file: BinaryIO, publics: Sequence[bytes]) -> bytes:
     raise Problem("it is signed by none of the identities that are trusted, or was changed")
 
 
-def packed(tar: Iterable[bytes], key: Key) -> Iterator[bytes]:
+def packed(pieces: Iterable[bytes], key: Key) -> Iterator[bytes]:
     """The file of a tar, signed."""
-    yield from gzip.member(gzip.runs(_signed(tar, key)))
+    yield from gzip.member(gzip.runs(_signed(pieces, key)))
 
 
-def _signed(tar: Iterable[bytes], key: Key) -> Iterator[bytes]:
+def _signed(pieces: Iterable[bytes], key: Key) -> Iterator[bytes]:
     total = sha512()
-    for piece in tar:
+    for piece in pieces:
         total.update(piece)
         yield piece
     yield MARK + key.sign_prehashed(total.digest(), context=CONTEXT)
