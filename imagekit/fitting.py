@@ -19,7 +19,7 @@ MOUNT_ATTR_RDONLY = 1
 SCORE = "/proc/self/oom_score_adj"
 OOM_EXEMPT = b"-1000"  # what Nomad gives itself, and thereby all that it starts; none of them could ever be ended
 MOST_ACCOUNTS = 1 << 20  # bytes of an image's passwd or group that are read
-HIGH = (1000, 200, 50)
+HIGH = (*range(1000, 1010), *range(200, 210), *range(50, 60))  # numbers that programs leave alone
 PATH_ONLY = os.O_PATH | os.O_CLOEXEC | os.O_NOFOLLOW
 
 TYPE_CHECKING = False
@@ -67,12 +67,10 @@ def place(volumes: "Iterable[Opened]") -> None:
 
 def keep(folder: str) -> str:
     """A folder that is to keep what is written, made and locked against a second run as long as this one lives."""
-    import fcntl
-
     os.makedirs(folder, exist_ok=True)
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        namespace.lock(handle, namespace.LOCK_EX | namespace.LOCK_NB)
     except BlockingIOError:
         raise OSError(0, f"--persist {folder}: another run uses it now") from None
     stay_open(handle)
@@ -81,17 +79,23 @@ def keep(folder: str) -> str:
 
 def stay_open(handle: int) -> int:
     """The same open file under a high number that the program inherits: its own descriptors begin where they would."""
-    import fcntl
-
-    for first in HIGH:
+    for number in HIGH:
         try:
-            high = fcntl.fcntl(handle, fcntl.F_DUPFD, first)
-        except OSError:  # above the limit of this process
-            continue
-        os.close(handle)
-        return high
+            os.fstat(number)  # the caller's own
+        except OSError:
+            with_limit = _duplicate(handle, number)
+            if with_limit >= 0:
+                os.close(handle)
+                return with_limit
     os.set_inheritable(handle, True)
     return handle
+
+
+def _duplicate(handle: int, number: int) -> int:
+    try:
+        return os.dup2(handle, number)
+    except OSError:  # above the limit of this process
+        return -1
 
 
 def end_exemption() -> None:

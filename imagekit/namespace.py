@@ -21,6 +21,7 @@ CLONE_NEWNS, CLONE_NEWUSER, CLONE_NEWPID = 0x00020000, 0x10000000, 0x20000000
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT = 1, 2, 4, 8, 32
 MS_BIND, MS_MOVE, MS_REC, MS_SLAVE = 1 << 12, 1 << 13, 1 << 14, 1 << 19
 MNT_DETACH = 2
+LOCK_SH, LOCK_EX, LOCK_NB = 1, 2, 4
 PR_SET_PDEATHSIG = 1
 SIGKILL = 9
 PIVOT_ROOT = {
@@ -123,6 +124,13 @@ def die_with(parent: int) -> None:
 def syscall(number: int, *words: int | bytes) -> int:
     """A system call that the C library has no function for; its result, or -1."""
     return int(_libc.syscall(number, *words))
+
+
+def lock(handle: int, how: int) -> None:
+    """flock(2); raises BlockingIOError when another holds it and LOCK_NB is asked for."""
+    if _libc.flock(handle, how):
+        number = _ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
 
 
 def prctl(option: int, value: int) -> int:

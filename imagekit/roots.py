@@ -12,7 +12,7 @@ holds a shared lock on its folder for as long as it runs, also as another progra
 import os
 import stat
 
-from imagekit import stamp
+from imagekit import namespace, stamp
 
 TYPE_CHECKING = False
 
@@ -58,15 +58,13 @@ def usable(location: str) -> str:
 
 def hold(location: str, digest: str) -> Held | None:
     """The root of a digest, locked, if it is there and nobody touched it."""
-    import fcntl
-
     folder = f"{location}/{FOLDER}/{name_of(digest)}"
     try:
         handle = os.open(folder, FLAGS)
     except OSError:
         return None
     try:
-        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        namespace.lock(handle, namespace.LOCK_SH | namespace.LOCK_NB)
         state = os.fstat(handle)
         seen, has_image = _seen(folder)
         if os.path.samestat(os.stat(folder), state) and _note(folder) == seen:
@@ -103,7 +101,6 @@ def make(location: str, digest: str, fill: "Callable[[str], None]", *, say: "Cal
 
 def sweep(base: str, digest: str = "") -> None:
     """Remove what killed processes left, and a touched root of this digest or one of an earlier boot; none in use."""
-    import fcntl
     import shutil
 
     for name in os.listdir(base):
@@ -114,7 +111,7 @@ def sweep(base: str, digest: str = "") -> None:
         except OSError:
             continue
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            namespace.lock(handle, namespace.LOCK_EX | namespace.LOCK_NB)
             shutil.rmtree(f"{base}/{name}", ignore_errors=True)
         except OSError:  # in use: out of the way, and removed by who sweeps when it is not
             if not name.endswith(DRAFT):
@@ -180,7 +177,6 @@ def _note(folder: str) -> str:
 
 
 def _make(base: str, digest: str, fill: "Callable[[str], None]") -> None:
-    import fcntl
     import shutil
 
     name = name_of(digest)
@@ -188,7 +184,7 @@ def _make(base: str, digest: str, fill: "Callable[[str], None]") -> None:
     os.mkdir(draft, 0o700)
     handle = os.open(draft, FLAGS)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+        namespace.lock(handle, namespace.LOCK_EX)
         fill(draft)
         with open(f"{draft}/note", "x") as file:
             file.write(_seen(draft)[0])

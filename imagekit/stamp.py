@@ -2,17 +2,17 @@
 
 A stamp holds the identity of each file as stat(2) gives it (size, times, inode), as git's index and ninja do; the
 content decides again whenever an identity differs. It is plain lines, read with os alone, because reading it is the
-whole of a no-op build: json, re and hashlib would double its time.
+whole of a no-op build: json, re and hashlib would double its time, and zlib's CRC take longer than this one sum.
 """
 
 import os
-import zlib
 
 TYPE_CHECKING = False
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+PRIME = (1 << 61) - 1  # the remainder of a text, as a number, by it names the text's stamp; the stamp holds the text
 TICK_NS = 20_000_000  # a file changed this shortly before it was read may change again within its time stamp's grain
 
 
@@ -72,7 +72,8 @@ def _asked(command: "Sequence[str]") -> str:
 
 
 def _path(asked: str) -> str:
-    return f"{cache_location()}/stamps/{zlib.crc32(asked.encode('utf-8', 'surrogateescape')):08x}"
+    number = int.from_bytes(asked.encode("utf-8", "surrogateescape"), "big") % PRIME
+    return f"{cache_location()}/stamps/{number:016x}"
 
 
 def _identity(name: str) -> str:
