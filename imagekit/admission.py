@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import urlsplit
 
 from imagekit import arrivals, artifact, inuse, key, namespace, options, roots, stamp
 from imagekit import asked as typed
@@ -100,7 +101,7 @@ Admitted = Tree | Ephemeral
 def admit(asked: Asked) -> Admitted:
     """Find out what an image is, verify it, and have its root; raises Problem when it may not run."""
     started = time.time_ns()
-    name, is_remote = arrivals.name_of(asked.image), "://" in asked.image
+    name, is_remote = _address(asked.image)
     keys = None if asked.insecure else trusted(asked)
     if keys is None:
         namespace.say(f"WARNING: {name} is run without its signature being looked at (--insecure)")
@@ -115,6 +116,17 @@ def admit(asked: Asked) -> Admitted:
     return found
 
 
+def _address(image: str) -> tuple[str, bool]:
+    """Its name, and whether it comes from a server."""
+    is_remote = "://" in image
+    try:
+        if is_remote and urlsplit(image).port == 0:
+            raise ValueError("Port out of range 1-65535")
+        return arrivals.name_of(image), is_remote
+    except ValueError as error:
+        raise Problem(f"{image} is no address: {error}") from error
+
+
 def _source(path: Path, name: str, keys: Sequence[key.Key] | None) -> Source:
     """Which kind of image a file is."""
     if _is_signed(path):
@@ -124,8 +136,13 @@ def _source(path: Path, name: str, keys: Sequence[key.Key] | None) -> Source:
 
 def trusted(asked: Asked) -> list[key.Key]:
     """The keys that were named, else the user's own."""
-    named = asked.trust or [options.lookup("key", default=key.default_path())]
-    return key.ring([Path(name) for name in named])
+    if asked.trust:
+        return key.ring([Path(name) for name in asked.trust])
+    own = Path(options.lookup("key", default=key.default_path()))
+    try:
+        return [key.read(own)]
+    except Problem as problem:
+        raise Problem(problem.message, "--trust names the key of whoever signed the image") from problem
 
 
 def check_machine(source: Source) -> None:

@@ -21,8 +21,7 @@ def main(argv: "Sequence[str] | None" = None) -> int:
         from imagekit import runner
 
         code = runner.main(words[1:])
-        if code is not None:
-            return code
+        return _run(words) if code is None else code
     if words[:1] == ["build"]:
         from imagekit import stamp
 
@@ -34,6 +33,16 @@ def main(argv: "Sequence[str] | None" = None) -> int:
         if argv is None:
             _leave(_main(words))
     return _main(words)
+
+
+def _run(words: "Sequence[str]") -> int:
+    """Whoever runs a program has to tell its exit status from our own failures: those are 125 there."""
+    try:
+        return {1: 125, 2: 125}.get(code := _main(words), code)
+    except SystemExit as end:
+        if end.code == 2:
+            return 125
+        raise
 
 
 def _main(words: "Sequence[str]") -> int:

@@ -68,7 +68,8 @@ def place(volumes: "Iterable[Opened]") -> None:
 def keep(folder: str) -> str:
     """A folder that is to keep what is written, made and locked against a second run as long as this one lives."""
     os.makedirs(folder, exist_ok=True)
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    handle = os.open(f"{folder}/lock", flags, 0o600)
     try:
         namespace.lock(handle, namespace.LOCK_EX | namespace.LOCK_NB)
     except BlockingIOError:
@@ -78,15 +79,20 @@ def keep(folder: str) -> str:
 
 
 def stay_open(handle: int) -> int:
-    """The same open file under a high number that the program inherits: its own descriptors begin where they would."""
+    """The same open file under a high number that the program inherits: its own descriptors begin where they would.
+
+    Never of a folder: a program could walk from that up into the machine's own files.
+    """
+    if stat.S_ISDIR(os.fstat(handle).st_mode):
+        raise OSError(0, "a folder is not handed to a program")
     for number in HIGH:
         try:
             os.fstat(number)  # the caller's own
         except OSError:
-            with_limit = _duplicate(handle, number)
-            if with_limit >= 0:
+            high = _duplicate(handle, number)
+            if high >= 0:
                 os.close(handle)
-                return with_limit
+                return high
     os.set_inheritable(handle, True)
     return handle
 

@@ -276,7 +276,7 @@ def become(argv: list[str], env: dict[str, str], builtins: int = -1) -> int:
         os.set_inheritable(builtins, False)
         os.execve(builtins, argv, env)
     name, failure = argv[0], NOT_FOUND
-    folders = [""] if "/" in name else (env.get("PATH") or PATH).split(":")
+    folders = [""] if "/" in name else [] if not name else (env.get("PATH") or PATH).split(":")
     for folder in folders:
         try:
             os.execve(f"{folder}/{name}" if folder else name, argv, env)
@@ -288,7 +288,7 @@ def become(argv: list[str], env: dict[str, str], builtins: int = -1) -> int:
             if "/" in name:
                 break
     if failure == NOT_FOUND:
-        say(f"{name} not found" + ("" if "/" in name else f" in {':'.join(folders)}"))
+        say(f"{name or 'a program without a name'} not found" + ("" if "/" in name else f" in {':'.join(folders)}"))
     return failure
 
 

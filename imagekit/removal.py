@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from imagekit.errors import RigProblem
 
+LOCK = "lock"
 GONE = "gone"  # what was taken out of use, and is being removed
 FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 Inode = tuple[int, int]
@@ -102,14 +103,15 @@ def _check_unlocked(folder: int, name: str) -> None:
     """Raises BlockingIOError when somebody holds it: drafts and locks, templates and roots in use are locked."""
     import fcntl
 
-    try:
-        handle = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
-    except OSError:
-        return  # a link, or what cannot be opened, is nobody's draft
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    finally:
-        os.close(handle)
+    with ExitStack() as stack:
+        above = folder
+        for path in (name, LOCK):  # the thing itself; or a file in it, as a root has
+            try:
+                above = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=above)
+            except OSError:
+                return  # a link, or what cannot be opened, is nobody's draft
+            stack.callback(os.close, above)
+            fcntl.flock(above, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _take_out(root: int, folder: int, name: str) -> None:

@@ -2,9 +2,10 @@
 
     CACHE/roots/DIGEST-2-BOOT/root    the tree; or `image`, an EROFS file system that is mounted as it is
     CACHE/roots/DIGEST-2-BOOT/note    what every entry looked like when it was made: see `summary`
+    CACHE/roots/DIGEST-2-BOOT/lock    held shared by all that run in it, also as another program: nobody removes it then
 
-BOOT are 8 digits of the kernel's boot id: a power cut may tear files that were never written out. Whoever enters one
-holds a shared lock on its folder for as long as it runs, also as another program; nobody removes what is so locked.
+BOOT are 8 digits of the kernel's boot id: a power cut may tear files that were never written out. The lock is a file,
+because a program inherits its descriptor: by one of a folder it could walk up and out, into the machine's own files.
 """
 
 # ruff: noqa: PTH102, PTH103, PTH104, PTH116, PTH208 - pathlib costs as much as the rest of a start
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 FORM = "2"  # raise it when what is unpacked changes
 FOLDER = "roots"
-DRAFT = ".draft"
+DRAFT, LOCK = ".draft", "lock"
 HOUR = 3600.0
 FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 WHOLE = 0xFFFF_FFFF_FFFF_FFFF
@@ -60,15 +61,14 @@ def hold(location: str, digest: str) -> Held | None:
     """The root of a digest, locked, if it is there and nobody touched it."""
     folder = f"{location}/{FOLDER}/{name_of(digest)}"
     try:
-        handle = os.open(folder, FLAGS)
+        handle = os.open(f"{folder}/{LOCK}", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
         return None
     try:
         namespace.lock(handle, namespace.LOCK_SH | namespace.LOCK_NB)
-        state = os.fstat(handle)
         seen, has_image = _seen(folder)
-        if os.path.samestat(os.stat(folder), state) and _note(folder) == seen:
-            _touch(folder, state)
+        if os.path.samestat(os.lstat(f"{folder}/{LOCK}"), os.fstat(handle)) and _note(folder) == seen:
+            _touch(folder)
             return Held(folder, handle, has_image=has_image)
     except OSError:  # it is being removed
         pass
@@ -106,18 +106,25 @@ def sweep(base: str, digest: str = "") -> None:
     for name in os.listdir(base):
         if not (name.endswith(DRAFT) or (digest and name.startswith(f"{digest}-"))):
             continue
+        place = f"{base}/{name}"
+        handles = [handle for handle in map(_opened, (place, f"{place}/{LOCK}")) if handle >= 0]
         try:
-            handle = os.open(f"{base}/{name}", FLAGS)
-        except OSError:
-            continue
-        try:
-            namespace.lock(handle, namespace.LOCK_EX | namespace.LOCK_NB)
-            shutil.rmtree(f"{base}/{name}", ignore_errors=True)
+            for handle in handles:
+                namespace.lock(handle, namespace.LOCK_EX | namespace.LOCK_NB)
+            shutil.rmtree(place, ignore_errors=True)
         except OSError:  # in use: out of the way, and removed by who sweeps when it is not
             if not name.endswith(DRAFT):
-                os.rename(f"{base}/{name}", f"{base}/{name}.{os.urandom(4).hex()}{DRAFT}")
+                os.rename(place, f"{place}.{os.urandom(4).hex()}{DRAFT}")
         finally:
-            os.close(handle)
+            for handle in handles:
+                os.close(handle)
+
+
+def _opened(path: str) -> int:
+    try:
+        return os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return -1
 
 
 def summary(folder: str) -> str:
@@ -149,11 +156,11 @@ def location() -> str:
     return stamp.cache_location()
 
 
-def _touch(folder: str, state: os.stat_result) -> None:
+def _touch(folder: str) -> None:
     """Note once an hour that it is used, for those who remove what nobody uses."""
     import time
 
-    if abs(time.time() - state.st_ctime) > HOUR:
+    if abs(time.time() - os.lstat(folder).st_ctime) > HOUR:
         from imagekit import store
 
         store.touch(folder)
@@ -182,13 +189,16 @@ def _make(base: str, digest: str, fill: "Callable[[str], None]") -> None:
     name = name_of(digest)
     draft = f"{base}/{name}.{os.getpid()}{DRAFT}"
     os.mkdir(draft, 0o700)
-    handle = os.open(draft, FLAGS)
+    handles = [os.open(draft, FLAGS)]
     try:
-        namespace.lock(handle, namespace.LOCK_EX)
+        handles.append(os.open(f"{draft}/{LOCK}", os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        for handle in handles:
+            namespace.lock(handle, namespace.LOCK_EX)
         fill(draft)
         with open(f"{draft}/note", "x") as file:
             file.write(_seen(draft)[0])
         os.rename(draft, f"{base}/{name}")
     finally:
-        os.close(handle)
+        for handle in handles:
+            os.close(handle)
         shutil.rmtree(draft, ignore_errors=True)

@@ -46,6 +46,8 @@ def run(asked: Asked) -> int:
     """The same, but for errors of the machine: raises OSError."""
     from imagekit import fitting
 
+    if any(words[:1] in ("=", "") for words in asked.env):
+        raise OSError(0, "-e takes NAME=VALUE")
     volumes = [fitting.volume(words) for words in asked.volumes]
     folder = fitting.keep(asked.persist) if asked.persist else ""
     found = _folder(asked) or _known(asked) or _admitted(asked)

@@ -146,6 +146,7 @@ def test_the_programs_own_score_is_seen(run):
     ("command", "code", "words"),
     [
         (["nothing"], 127, "nothing not found in /usr/local/sbin:"),
+        ([""], 127, "a program without a name not found"),
         (["/etc/hello"], 126, "cannot execute /etc/hello: Permission denied"),
         (["/srv/foreign"], 126, "cannot execute /srv/foreign: Exec format error"),
     ],
@@ -211,7 +212,7 @@ def test_what_is_written_is_gone_or_kept(run, root, place):
     assert [run(line).stdout for _ in range(2)] == ["none\n", "none\n"]
     assert [run(line, "--persist", kept).stdout for _ in range(2)] == ["none\n", "noted\n"]
     assert not (root / "etc/note").exists()
-    handle = os.open(kept, os.O_RDONLY)
+    handle = os.open(kept / "lock", os.O_RDWR)
     fcntl.flock(handle, fcntl.LOCK_EX)
     done = run(line, "--persist", kept)
     os.close(handle)
@@ -244,6 +245,7 @@ def test_users_are_those_of_the_image(run, user, seen):
         (["--memory", "10"], "no program runs in less than 1M"),
         (["--cpus", "0"], "that is no such number"),
         (["--pids", "-1"], "that is no such number"),
+        (["-e", "=x"], "-e takes NAME=VALUE"),
     ],
 )
 def test_wrong_options_are_told(run, options, words):
@@ -330,3 +332,11 @@ cli.main(["run", {str(root)!r}, "--insecure", "--", "/bin/sh"])
     own = {"imagekit", *(f"imagekit.{name}" for name in ("asked", "cli", "fitting", "namespace", "runner"))}
     assert {name for name in done.stdout.split() if "." in name or name == "imagekit"} == own
     assert not {"ctypes", "typing", "re", "pathlib", "collections", "argparse", "json"} & set(done.stdout.split())
+
+
+@pytest.mark.parametrize(
+    "given", [["--nonsense"], ["image", "--user"], ["/nowhere.py"], ["http://[::1/x"], ["http://127.0.0.1:99999/x"]]
+)
+def test_a_wrong_command_line_is_our_failure(given, cache):
+    done = subprocess.run(words(*given), check=False, capture_output=True, text=True, env=environment(cache))
+    assert (done.returncode, "Traceback" in done.stderr) == (125, False), done.stderr

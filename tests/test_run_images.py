@@ -170,3 +170,14 @@ def test_a_cache_is_in_use_while_it_is_filled_only(start, image, tmp_path):
     start(image, ":")
     with inuse.alone(tmp_path / "cache"):
         assert start(image, "echo ran").stdout == "ran\n"
+
+
+def test_no_descriptor_leads_out(start, image, tmp_path):
+    """By one of a folder of the machine the program could walk up from it, as in CVE-2024-21626."""
+    line = (
+        "for n in /proc/$$/fd/*; do test -d $n && echo $n; done; for n in /proc/$$/fd/*; do test -f $n && echo $n; done"
+    )
+    for option in ((), ("--ephemeral",), ("--persist", tmp_path / "kept")):
+        done = start(image, line, *option)
+        held = 2 if "--persist" in option else 0 if option else 1
+        assert len(done.stdout.splitlines()) == held, done.stdout + done.stderr
