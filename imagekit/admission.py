@@ -109,6 +109,9 @@ def admit(asked: Asked) -> Admitted:
     if not path.is_file():
         raise Problem(f"there is no image {path}", "name a signed file, an artifact's manifest, or a definition")
     source = _source(path, name, keys)
+    if is_remote and keys is not None:
+        fill, write = arrivals.dropping(source.fill, path), source.write and arrivals.dropping(source.write, path)
+        source = source._replace(fill=fill, write=write)
     check_machine(source)
     found = _placed(source, ephemeral=asked.ephemeral)
     if keys is not None and isinstance(found, Tree) and not is_remote:  # a server may have another one next time
@@ -157,7 +160,9 @@ def check_machine(source: Source) -> None:
 def _placed(source: Source, *, ephemeral: bool) -> Admitted:
     """Its root in the cache, or why it has to be in memory."""
     cache = roots.location()
-    reason = "--ephemeral was given" if ephemeral else "nobody signed it" if not source.digest else roots.usable(cache)
+    reason = (
+        "--ephemeral was given" if ephemeral else "nobody verified it" if not source.digest else roots.usable(cache)
+    )
     if not reason:
         try:
             os.makedirs(cache, mode=0o700, exist_ok=True)  # noqa: PTH103
@@ -227,7 +232,8 @@ def _artifact(path: Path, keys: Sequence[key.Key] | None) -> Source:
 
     files = (made.path, made.path.with_name(made.path.name + artifact.SIGNATURE_SUFFIX), made.path.parent / part.file)
     said = f"signed by {signer.id}" if signer else "not verified (--insecure)"
-    return Source(made.name, made.arch, part.sha256, Entry(), fill, None, files, f"{made.path.name}: {said}")
+    digest = part.sha256 if signer else ""  # what nobody verified is not kept for those who verify
+    return Source(made.name, made.arch, digest, Entry(), fill, None, files, f"{made.path.name}: {said}")
 
 
 def _signer(made: artifact.Artifact, keys: Sequence[key.Key]) -> key.Key:
@@ -268,7 +274,8 @@ def _signed(path: Path, keys: Sequence[key.Key] | None, *, name: str = "") -> So
     said = signed.said
 
     def unpacked(draft: str) -> None:
-        unpacking.unpack(signedchunks.pieces(handle, signed), f"{draft}/root", durable=False)
+        policy = unpacking.FOREIGN if keys is None else unpacking.SIGNED
+        unpacking.unpack(signedchunks.pieces(handle, signed), f"{draft}/root", policy=policy, durable=False)
         _add_mount_points(Path(draft, "root"))
 
     def write(out: int) -> None:
@@ -293,7 +300,8 @@ def _signed(path: Path, keys: Sequence[key.Key] | None, *, name: str = "") -> So
     signer = "not verified (--insecure)" if signed.key is None else f"signed by {signedfile.id_of(signed.number)}"
     signer = f"{name or path.name}: {said.name} {said.version}, {signer}"
     fill, file = (copied, write) if said.payload == "erofs" else (unpacked, None)
-    return Source(said.name, said.architecture, said.table, entry, fill, file, (path,), signer)
+    digest = said.table if keys is not None else ""  # what nobody vouches for is not kept for those who verify
+    return Source(said.name, said.architecture, digest, entry, fill, file, (path,), signer)
 
 
 def _plain(path: Path, name: str, keys: Sequence[key.Key] | None) -> Source:

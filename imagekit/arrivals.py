@@ -2,9 +2,9 @@
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from imagekit import inuse, roots
 from imagekit import unpack as unpacking
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from imagekit.key import Key
 
 PIECE = 1 << 20
+_Place = TypeVar("_Place")
 MAGIC = slice(257, 262)  # of a tar
 
 
@@ -42,6 +43,19 @@ def here(image: str, keys: "Sequence[Key] | None") -> Path:
         return Path(f"/proc/self/fd/{remote.unverified(image, cache=Path(cache), say=lines.say)}")
     finally:
         lines.clear()
+
+
+def dropping(use: Callable[[_Place], None], copy: Path) -> Callable[[_Place], None]:
+    """The same use of a fetched copy, which is fetched again the next time if it turns out not to be as it was."""
+
+    def used(place: _Place) -> None:
+        try:
+            use(place)
+        except Problem as problem:
+            copy.unlink(missing_ok=True)
+            raise Problem(problem.message, "its copy was removed: run it again, and it is fetched again") from problem
+
+    return used
 
 
 def is_plain(path: Path) -> bool:

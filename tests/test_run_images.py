@@ -1,5 +1,6 @@
 """Images that `imagekit run` enters: verified, unpacked once, made again when touched, never other bytes."""
 
+import gzip
 import os
 import resource
 import signal
@@ -140,6 +141,16 @@ def test_a_file_that_changes_after_it_was_verified_changes_nothing(start, image)
     start(image, ":")
     image.with_name("small.tar.gz").write_bytes(b"evil")
     assert start(image, "cat /etc/hello").stdout == "from the image\n"  # out of the cache: these bytes were signed
+
+
+def test_what_was_run_unverified_is_nobody_elses_root(start, image):
+    part = image.with_name("small.tar.gz")
+    signed = part.read_bytes()
+    evil = gzip.decompress(signed).replace(b"from the image\n", b"from a thief!!\n")
+    part.write_bytes(gzip.compress(evil))
+    assert start(image, "cat /etc/hello", "--insecure").stdout == "from a thief!!\n"
+    part.write_bytes(signed)
+    assert start(image, "cat /etc/hello").stdout == "from the image\n"
 
 
 @pytest.mark.parametrize(

@@ -71,6 +71,19 @@ def test_an_address_is_fetched_once_and_asked_about_each_time(start: Start, mirr
     assert len(list((tmp_path / "cache/images").iterdir())) == 1
 
 
+def test_a_copy_that_was_touched_is_fetched_again(start: Start, mirror: Mirror, tmp_path: Path) -> None:
+    start(f"{mirror.address}/small.tar.gz")
+    (copy,) = (tmp_path / "cache/images").iterdir()
+    copy.chmod(0o600)
+    with open(copy, "r+b") as file:
+        file.seek(5000)
+        file.write(b"evil")
+    done = start("--ephemeral", f"{mirror.address}/small.tar.gz")
+    assert (done.returncode, done.stdout) == (125, "")
+    assert "its copy was removed" in done.stderr
+    assert start("--ephemeral", f"{mirror.address}/small.tar.gz").stdout == "from the image\n"
+
+
 def test_what_nobody_signed_is_refused_from_an_address(start: Start, mirror: Mirror, tmp_path: Path) -> None:
     done = start(f"{mirror.address}/unsigned.tar.gz")
     assert (done.returncode, done.stdout) == (125, "")
