@@ -23,7 +23,7 @@ from imagekit import arrivals, artifact, inuse, key, namespace, options, roots, 
 from imagekit import asked as typed
 from imagekit import unpack as unpacking
 from imagekit.asked import Asked, Entry, Mounted, Tree
-from imagekit.disk import folder, rootfs, signedchunks, signedfile
+from imagekit.disk import folder, inflate, rootfs, signedchunks, signedfile
 from imagekit.errors import Problem, RigProblem
 
 COVER = "/sys"  # what a root in memory lies on: nothing that is still to be loaded lies below it
@@ -275,7 +275,12 @@ def _signed(path: Path, keys: Sequence[key.Key] | None, *, name: str = "") -> So
 
     def unpacked(draft: str) -> None:
         policy = unpacking.FOREIGN if keys is None else unpacking.SIGNED
-        unpacking.unpack(signedchunks.pieces(handle, signed), f"{draft}/root", policy=policy, durable=False)
+        pieces = signedchunks.pieces(handle, signed)
+        if (
+            draft != COVER
+        ):  # made for other runs too, and not in a hurry: what is said of the whole is looked at as well
+            pieces = inflate.checked(pieces, said.content)
+        unpacking.unpack(pieces, f"{draft}/root", policy=policy, durable=False)
         _add_mount_points(Path(draft, "root"))
 
     def write(out: int) -> None:

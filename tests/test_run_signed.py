@@ -10,10 +10,12 @@ import pytest
 import signed_rig
 import small_root
 from run_rig import ARCH, environment, words
+from signed_rig import KEY
 
 from imagekit import admission, roots, signing, toolbox
 from imagekit.artifact import Job
 from imagekit.disk import roots as file_systems
+from imagekit.disk import signedfile
 from imagekit.errors import Problem
 from imagekit.formats import tar
 from imagekit.stores.directory import open_store
@@ -113,6 +115,18 @@ def test_no_changed_byte_is_run(start, image, options):
         image.write_bytes(changed)
         done = start(image, *options)
         assert (done.returncode, done.stdout, "Traceback" in done.stderr) == (125, "", False), done.stderr
+
+
+def test_a_root_that_is_kept_has_the_content_that_was_said(start, packed, tmp_path):
+    data = packed.read_bytes()
+    found = signed_rig.read(data)
+    text = found.manifest.replace(found.said.content.encode(), b"0" * 64)
+    image = tmp_path / "wrong.tar.gz"
+    trailer = signedfile.members(text, found.table, KEY.number, signing.signatures(text, KEY))
+    image.write_bytes(data[: found.said.body] + trailer)
+    done = start(image)
+    assert (done.returncode, done.stdout, "has the sha256" in done.stderr) == (125, "", True), done.stderr
+    assert not list((tmp_path / "cache/roots").iterdir())
 
 
 @both
