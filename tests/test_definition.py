@@ -1,5 +1,6 @@
 """A definition is read without running more than it says, and every mistake in it is one Problem with its line."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +21,14 @@ def written(folder: Path, source: str | bytes, name: str = "web.py") -> Path:
 
 def test_an_image_is_loaded(tmp_path: Path) -> None:
     assert definition.load(written(tmp_path, GOOD)).name == "web"
+
+
+def test_a_change_within_the_second_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    for name in ("one", "two"):
+        path = written(tmp_path, GOOD.replace("web", name))
+        os.utime(path, (1_700_000_000, 1_700_000_000))
+        assert definition.load(path).name == name
 
 
 @pytest.mark.parametrize(
