@@ -28,14 +28,15 @@ class Spoiled(RigProblem):
 
 
 class Stored(NamedTuple):
-    """An object of a store that is read in order and hashed meanwhile: what is made of it is good once that has ended.
+    """Bytes that lie in a store, read in order and hashed meanwhile: what is made of them is good once that has ended.
 
     So the bytes that are used are those that were hashed, and few of them are in memory.
     """
 
     path: str
     size: int  # bytes
-    sha256: str
+    sha256: str  # of these
+    offset: int = 0  # in an object, of which they may be a part
 
     def chunks(self, size: int = CHUNK) -> Iterator[bytes]:
         """Its bytes, at most `size` at a time; raises Spoiled instead of giving the last ones of other bytes."""
@@ -54,6 +55,7 @@ class Reading:
         self._of, self._left, self._total = of, of.size, sha256()
         try:
             self._file = open(of.path, "rb", buffering=0)  # noqa: SIM115 - closed by `close`
+            self._file.seek(of.offset)
         except OSError as error:
             raise self._spoiled() from error
 

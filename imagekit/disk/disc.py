@@ -53,7 +53,8 @@ def _contents(tree: Tree, job: Job, firmware: tuple[str, ...]) -> Mapping[str, S
     if "bios" in firmware:
         found[CORE] = _of(grub.disc_core(tree, job=job))
         found[grub.SCRIPT] = _of(grub.script(arguments))
-        found[grub.KERNEL], found[grub.INITRD] = _of(grub.kernel(tree)), one_after_the_other(parts)
+        found[grub.KERNEL] = one_after_the_other([grub.kernel(tree)])
+        found[grub.INITRD] = one_after_the_other(parts)
     return found
 
 

@@ -19,7 +19,9 @@ from typing import Any
 
 from imagekit import host
 from imagekit.artifact import Job
+from imagekit.disk.sparse import glance, laid_file
 from imagekit.errors import Problem, RigProblem
+from imagekit.store import Stored
 from imagekit.tree import Tree
 
 PLACE = "/boot/grub"
@@ -111,14 +113,14 @@ def arguments(script: bytes) -> str:
     return " ".join(re.sub(r"(?s)([^ =]*=)?(.* .*)", r'\1"\2"', word) for word in words)
 
 
-def kernel(tree: Tree) -> bytes:
+def kernel(tree: Tree) -> bytes | Stored:
     """The tree's kernel; raises Problem when it is none that a BIOS can start (Linux/x86 Boot Protocol, "HdrS")."""
-    data = tree.read(f"/boot/{KERNEL}")
-    if data[0x202:0x206] != b"HdrS":
+    found = laid_file(tree, f"/boot/{KERNEL}")
+    if glance(found, 0x202, 4) != b"HdrS":
         raise Problem(
             "/boot/kernel is no kernel that a BIOS can start", "is it for x86_64? `imagekit lock` again, if not"
         )
-    return data
+    return found
 
 
 def check(tree: Tree) -> None:

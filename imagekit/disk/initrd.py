@@ -14,7 +14,6 @@ from imagekit.tree import Entry, Tree
 LEVEL = -1  # a fifth larger than 3, and unpacked a quarter sooner, which is what a machine waits for first
 RECIPE = f"cpio zstandard {zstandard.__version__} level {LEVEL}"
 KERNEL, CMDLINE = "/boot/kernel", "/boot/cmdline"
-HEAD = 1 << 16  # bytes of a kernel that are sure to have its headers
 
 
 def parts(tree: Tree, *, store: Store) -> list[bytes]:
@@ -63,7 +62,9 @@ def check(tree: Tree, *, format: str, arch: str) -> None:
 def _machine(kernel: Entry) -> str:
     """The architecture in its headers, which are not hashed here: what a boot uses is; "" where they tell none."""
     content = kernel.content
-    head = content[:HEAD] if isinstance(content, bytes) else content._replace(size=min(content.size, HEAD)).read()
+    head = (
+        content[: pe.HEAD] if isinstance(content, bytes) else content._replace(size=min(content.size, pe.HEAD)).read()
+    )
     try:
         return pe.read(head, what=KERNEL, size=kernel.size).machine
     except Problem:  # compressed, or made to be started by QEMU alone

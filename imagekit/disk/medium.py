@@ -11,11 +11,10 @@ multiple of 1 MiB, ids derive from the tree's digest.
 """
 
 from collections.abc import Mapping
-from functools import partial
 from typing import NamedTuple
 from uuid import UUID
 
-from imagekit import beside, early
+from imagekit import early
 from imagekit.arch import ARCHES
 from imagekit.artifact import Job
 from imagekit.disk import fat, gpt, grub, ids, initrd, roots, uki
@@ -82,14 +81,14 @@ def root(tree: Tree, *, job: Job) -> list[Part]:
 
 def boot_files(tree: Tree, *, job: Job, arguments: str, firmware: tuple[str, ...]) -> dict[str, fat.Content]:
     """What lies on the partition that the firmware reads, or that GRUB does."""
-    programs = beside.started(partial(uki.programs, tree, arch=job.arch)) if "uefi" in firmware else None
+    programs = uki.programs(tree, arch=job.arch) if "uefi" in firmware else None
     parts = initrd.laid(tree_of_initrd(tree, job), store=job.store)
     files: dict[str, fat.Content] = {}
     if programs:
-        program = uki.contents(tree, parts, arguments=arguments, of=programs())
+        program = uki.contents(tree, parts, arguments=arguments, of=programs)
         files[f"EFI/BOOT/BOOT{ARCHES[job.arch].efi}.EFI"] = list(program)
     if "bios" in firmware:
-        files |= {"kernel": grub.kernel(tree), "initrd": parts, "grub.cfg": grub.script(arguments)}
+        files |= {"kernel": [grub.kernel(tree)], "initrd": parts, "grub.cfg": grub.script(arguments)}
     return files
 
 

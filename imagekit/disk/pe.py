@@ -22,6 +22,7 @@ PAGE = 4096  # a stub may allow less, but what is mapped by pages is better apar
 MOST_SECTIONS = 96  # what Windows loads
 MAGIC_64 = 0x20B  # PE32+
 SECTION = struct.Struct("<8sIIIIIIHHI")
+HEAD = 1 << 16  # bytes of a program that are sure to have its headers
 MAX_SIZE = (1 << 32) - PAGE  # offsets and addresses have 32 bits
 
 
@@ -81,9 +82,12 @@ def contents(stub: bytes, sections: Mapping[str, Sequence[bytes | Stored]]) -> I
         yield bytes(section.raw_size - section.size)
 
 
-def machine(data: bytes, *, what: str = "the file") -> str:
-    """The architecture that a program for UEFI is for: "x86_64" or "aarch64". Raises Problem when it is no program."""
-    return read(data, what=what).machine
+def machine(data: bytes, *, what: str = "the file", size: int = 0) -> str:
+    """The architecture that a program for UEFI is for: "x86_64" or "aarch64". Raises Problem when it is no program.
+
+    size: see `read`.
+    """
+    return read(data, what=what, size=size).machine
 
 
 def sections(data: bytes, *, what: str = "the file") -> dict[str, bytes]:

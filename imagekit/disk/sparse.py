@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 from imagekit.errors import Defect
 from imagekit.store import CHUNK as AT_ONCE
-from imagekit.store import Reading, Stored
-from imagekit.tree import Slice
+from imagekit.store import LARGE, Reading, Stored
+from imagekit.tree import Slice, Tree
 
 CHUNK = 1 << 20  # bytes that are in memory at a time
 SECTOR = 512
@@ -175,6 +175,22 @@ class _Reader:
             self._reading.close()
 
 
+def laid_file(tree: Tree, path: str) -> bytes | Stored:
+    """The bytes of a file, or where many of them lie; raises Problem for what is no file of the tree."""
+    entry = tree.get(path)
+    entry = tree.get(entry.target) if entry and entry.kind == "hardlink" else entry
+    if not entry or isinstance(entry.content, bytes) or entry.content.size < LARGE:
+        return tree.read(path)
+    return Stored(entry.content.path, entry.content.size, entry.sha256, entry.content.offset)
+
+
+def glance(content: bytes | Stored, at: int, size: int) -> bytes:
+    """What it seems to be, unhashed: for a judgement that is void when the bytes turn out to be others."""
+    if isinstance(content, bytes):
+        return content[at : at + size]
+    return Slice(content.path, content.offset + at, max(min(size, content.size - at), 0)).read()
+
+
 def one_after_the_other(contents: Iterable[bytes | Stored]) -> Sparse:
     """A disk that consists of these contents and nothing else."""
     pieces, at = [], 0
@@ -203,9 +219,7 @@ def _end(piece: Piece) -> int:
 
 def _glance(piece: Piece, at: int, size: int) -> bytes:
     """Bytes of a piece that nothing is made of."""
-    if isinstance(piece.content, Stored):
-        return Slice(piece.content.path, at, size).read()
-    return piece.read(at, size)
+    return glance(piece.content, at, size) if isinstance(piece.content, Stored) else piece.read(at, size)
 
 
 def _zeros(size: int, most: int) -> Iterator[bytes]:

@@ -8,8 +8,9 @@ from typing import NamedTuple
 
 from imagekit.artifact import Job
 from imagekit.disk import cmdline, pe
+from imagekit.disk.sparse import glance, laid_file
 from imagekit.errors import Problem
-from imagekit.store import Stored
+from imagekit.store import Stored, size_of
 from imagekit.tree import Tree
 
 KERNEL, CMDLINE, STUB = "/boot/kernel", "/boot/cmdline", "/boot/stub"
@@ -23,13 +24,15 @@ class Programs(NamedTuple):
     """What a UKI is made from, both programs for UEFI."""
 
     stub: bytes
-    kernel: bytes
+    kernel: bytes | Stored
 
 
 def programs(tree: Tree, *, arch: str) -> Programs:
     """Stub and kernel of a tree. Raises Problem when they are not there, or for other machines."""
     check(tree)
-    return Programs(*(_program(tree, path, arch) for path in (STUB, KERNEL)))
+    _check_machine(tree, STUB, arch)
+    _check_machine(tree, KERNEL, arch)
+    return Programs(tree.read(STUB), laid_file(tree, KERNEL))
 
 
 def contents(tree: Tree, parts: Sequence[bytes | Stored], *, arguments: str, of: Programs) -> Iterator[bytes | Stored]:
@@ -54,12 +57,11 @@ def check(tree: Tree) -> None:
         )
 
 
-def _program(tree: Tree, path: str, arch: str) -> bytes:
-    data = tree.read(path)
-    found = pe.machine(data, what=path)
+def _check_machine(tree: Tree, path: str, arch: str) -> None:
+    content = laid_file(tree, path)
+    found = pe.machine(glance(content, 0, pe.HEAD), what=path, size=size_of(content))
     if found != arch:
         raise Problem(f"{path} is for {found}, and the image for {arch}", "write the lock again: `imagekit lock`")
-    return data
 
 
 def arguments(tree: Tree, *, job: Job, root: str = "", changes: str = "") -> str:
