@@ -1,5 +1,7 @@
 """The manifest of a signed image: one text has one meaning, and all others are refused."""
 
+import random
+
 import pytest
 
 from imagekit.disk import signedtext
@@ -119,3 +121,44 @@ def test_what_is_written_is_what_is_read():
         signedtext.text({**values, "argument": [b"/" + b"a" * 4090]})
     with pytest.raises(Problem, match="its environment cannot be"):
         signedtext.text({**values, "environment": [b"B=1", b"A=2"]})
+
+
+def values_of(said: signedtext.Said) -> dict[str, list[bytes]]:
+    """What was read, as it is written."""
+    text = ("payload", "name", "version", "architecture", "compressor", "size", "body", "chunks")
+    return {
+        **{name: [str(getattr(said, name)).encode()] for name in text},
+        "argument": [*said.arguments], "environment": [*said.environment], "workdir": [said.workdir],
+        "user": [b"%d:%d" % (said.uid, said.gid)],
+        "content": [b"sha256:" + said.content.encode()], "table": [b"sha256:" + said.table.encode()],
+    }  # fmt: skip
+
+
+def test_of_every_text_that_is_read_there_is_no_other_form():
+    """Whatever is changed in a manifest: it is refused, or writing what was read gives the same bytes."""
+    dice, taken = random.Random(2), 0
+    pieces = [
+        b"\n",
+        b": ",
+        b"0",
+        b"9" * 15,
+        b"-",
+        b"\0",
+        b"\xff",
+        b"/../",
+        b" ",
+        b"environment: A=1\n",
+        b"argument: /x\n",
+    ]
+    for _ in range(3000):
+        text = bytearray(RIGHT.encode())
+        for _ in range(dice.randrange(1, 3)):
+            at = dice.randrange(len(text))
+            text[at : at + dice.randrange(3)] = dice.choice([dice.choice(pieces), dice.randbytes(1), b""])
+        try:
+            said = signedtext.read(bytes(text))
+        except Problem:
+            continue
+        assert signedtext.text(values_of(said)) == bytes(text)
+        taken += 1
+    assert 100 < taken < 2000
