@@ -16,15 +16,18 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
-from imagekit import arrivals, artifact, inuse, key, namespace, options, roots, stamp
+from imagekit import arrivals, inuse, key, namespace, options, roots, stamp
 from imagekit import asked as typed
 from imagekit import unpack as unpacking
 from imagekit.asked import Asked, Entry, Mounted, Tree
-from imagekit.disk import folder, inflate, rootfs, signedchunks, signedfile
+from imagekit.disk import inflate, signedchunks, signedfile
 from imagekit.errors import Problem, RigProblem
+
+if TYPE_CHECKING:
+    from imagekit.artifact import Artifact, Part
 
 COVER = "/sys"  # what a root in memory lies on: nothing that is still to be loaded lies below it
 MOUNT_POINTS = ("proc", "sys", "dev", "run", "tmp")
@@ -218,6 +221,8 @@ def _tell(line: str) -> None:
 
 def _artifact(path: Path, keys: Sequence[key.Key] | None) -> Source:
     """What `imagekit build` wrote, in a format with a root: tar, oci or docker."""
+    from imagekit import artifact  # with much that signed files do without
+
     made = artifact.load(path)
     signer = _signer(made, keys) if keys is not None else None
     part = next((part for part in made.parts if part.role == "root"), None)
@@ -236,7 +241,7 @@ def _artifact(path: Path, keys: Sequence[key.Key] | None) -> Source:
     return Source(made.name, made.arch, digest, Entry(), fill, None, files, f"{made.path.name}: {said}")
 
 
-def _signer(made: artifact.Artifact, keys: Sequence[key.Key]) -> key.Key:
+def _signer(made: "Artifact", keys: Sequence[key.Key]) -> key.Key:
     problems = []
     for one in keys:
         try:
@@ -248,7 +253,7 @@ def _signer(made: artifact.Artifact, keys: Sequence[key.Key]) -> key.Key:
 
 
 @contextmanager
-def _opened(made: artifact.Artifact, part: artifact.Part, signer: key.Key | None) -> Iterator[int]:
+def _opened(made: "Artifact", part: "Part", signer: key.Key | None) -> Iterator[int]:
     """A verified copy of the part; of an image that nobody verified, the file as it is."""
     if signer is not None:
         with made.opened(signer) as opened:
@@ -358,5 +363,7 @@ def _add_mount_points(root: Path) -> None:
 
 def unpack(handle: int, root: Path) -> None:
     """The root in a file that a format wrote, as a folder with the places that a machine's own folders are shown at."""
+    from imagekit.disk import folder, rootfs  # which signed files do without
+
     folder.write(rootfs.members(handle), root)
     _add_mount_points(root)
