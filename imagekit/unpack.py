@@ -68,6 +68,7 @@ def unpack(
     except OSError as error:
         raise RigProblem(f"cannot unpack in {parent}: {error.strerror}") from error
     try:
+        _sweep(name, within)
         draft, handle = _draft(within, name)
         try:
             done = fill(pieces, handle, policy=policy, most=most)
@@ -103,31 +104,39 @@ def fill(pieces: Iterator[bytes], handle: int, *, policy: Policy = SIGNED, most:
     return Unpacked(tree.entries, tree.left_out)
 
 
-def sweep(folder: str) -> None:
-    """Remove the drafts in a folder that nobody writes any more."""
-    within = os.open(folder, FOLDER)
-    try:
-        for name in os.listdir(within):  # noqa: PTH208 - by its descriptor
-            if name.startswith(".") and name.endswith(".draft"):
-                _remove_abandoned(name, within)
-    finally:
-        os.close(within)
-
-
 def remove(name: str, within: int) -> None:
     """Remove a folder that was unpacked, and what lies in it."""
-    handle = os.open(name, FOLDER, dir_fd=within)
+    handle = _opened(name, within)
     try:
         os.fchmod(handle, 0o700)
         for entry in os.listdir(handle):  # noqa: PTH208 - by its descriptor
             try:
                 os.unlink(entry, dir_fd=handle)
             except IsADirectoryError:
-                os.chmod(entry, 0o700, dir_fd=handle)
                 remove(entry, handle)
     finally:
         os.close(handle)
     os.rmdir(name, dir_fd=within)
+
+
+def _opened(name: str, within: int) -> int:
+    """The descriptor of a folder, also of one that its owner may not look into; OSError for a link."""
+    try:
+        return os.open(name, FOLDER, dir_fd=within)
+    except PermissionError:
+        passed = os.open(name, PASSED, dir_fd=within)
+        try:
+            os.chmod(f"/proc/self/fd/{passed}", 0o700)  # noqa: PTH101
+        finally:
+            os.close(passed)
+        return os.open(name, FOLDER, dir_fd=within)
+
+
+def _sweep(name: str, within: int) -> None:
+    """Remove the drafts of this name that nobody writes any more."""
+    for entry in os.listdir(within):
+        if entry.startswith(f".{name}.") and entry.endswith(".draft"):
+            _remove_abandoned(entry, within)
 
 
 def _draft(within: int, name: str) -> tuple[str, int]:
@@ -147,7 +156,7 @@ def _draft(within: int, name: str) -> tuple[str, int]:
 
 def _remove_abandoned(name: str, within: int) -> None:
     try:
-        handle = os.open(name, FOLDER, dir_fd=within)
+        handle = _opened(name, within)
     except OSError:
         return  # no folder of ours, or gone meanwhile
     try:

@@ -229,6 +229,24 @@ def test_an_ordinary_user_gets_all_but_what_only_root_may_make(tmp_path: Path, e
     assert {path.lstat().st_uid for path in theirs.rglob("*")} == {65534}
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user")
+def test_an_ordinary_user_removes_what_is_closed_to_him(tmp_path: Path) -> None:
+    home = tmp_path / "theirs"
+    (home / "tree/inner").mkdir(parents=True)
+    for path in (home / "tree/inner", home / "tree", home):
+        os.chown(path, 65534, 65534)
+        path.chmod(0o700 if path == home else 0)
+    handle = os.open(home, os.O_RDONLY | os.O_DIRECTORY)
+    child = os.fork()
+    if not child:
+        leave_root()
+        unpack.remove("tree", handle)
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    os.close(handle)
+    assert list(home.iterdir()) == []
+
+
 @pytest.mark.parametrize("umask", [0, 0o022, 0o077])
 def test_modes_do_not_depend_on_the_umask(umask: int, tmp_path: Path) -> None:
     old = os.umask(umask)
@@ -317,14 +335,16 @@ def test_what_a_killed_one_left_is_swept_and_what_is_written_is_not(tmp_path: Pa
     assert os.waitpid(child, 0)[1] == 9
     assert [path.name.endswith(".draft") for path in tmp_path.iterdir()] == [True]
 
-    def sweeping() -> Iterator[bytes]:
-        yield member(b"a", b"mine")
-        unpack.sweep(str(tmp_path))
+    def slow() -> Iterator[bytes]:
+        yield member(b"a", b"slow")
+        assert len(list(tmp_path.iterdir())) == 1, "what was left is gone"
+        unpacked(member(b"a", b"fast") + END, tmp_path / "tree")
+        assert len(list(tmp_path.iterdir())) == 2, "and this one is still written"
         yield END
 
-    unpack.unpack(sweeping(), str(tmp_path / "mine"))
-    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
-    assert (tmp_path / "mine/a").read_bytes() == b"mine"
+    unpack.unpack(slow(), str(tmp_path / "tree"))
+    assert [path.name for path in tmp_path.iterdir()] == ["tree"]
+    assert (tmp_path / "tree/a").read_bytes() == b"fast"
 
 
 @pytest.mark.parametrize("step", [1, 2, 5, 9])
@@ -341,9 +361,8 @@ def test_killed_at_any_step_it_is_not_there_and_what_it_left_is_swept(step: int,
         unpack.unpack(dying(), str(tmp_path / "tree"))
     assert os.waitpid(child, 0)[1] == 9
     assert not (tmp_path / "tree").exists()
-    unpack.sweep(str(tmp_path))
-    assert list(tmp_path.iterdir()) == []
     unpacked(tar, tmp_path / "tree")
+    assert [path.name for path in tmp_path.iterdir()] == ["tree"]
     assert (tmp_path / "tree/h").read_bytes() == b"x" * 900
 
 
