@@ -210,7 +210,10 @@ def _overlay(root: str, kept: int) -> bool:
             os.mkdir(above + name)
     os.chmod(above + "upper", 0o755)  # it becomes the mode of /
     layers = f"lowerdir=/proc/self/fd/{lower},upperdir={above}upper,workdir={above}work"
-    for options in (layers, layers + ",userxattr"):  # the second is for user namespaces (Linux 5.11)
+    by_users = (
+        layers + ",userxattr"
+    )  # in user namespaces (Linux 5.11): else no folder of `root` can be removed or moved
+    for options in (by_users, layers) if _maps_ids() else (layers,):
         if _libc.mount(b"overlay", b"root", b"overlay", _UnsignedLong(0), options.encode()) == 0:
             os.close(lower)
             os.chdir("root")
@@ -219,6 +222,12 @@ def _overlay(root: str, kept: int) -> bool:
     os.chdir("/")
     _check(_libc.umount2(_bytes(root), MNT_DETACH), f"uncover {root}")
     return False
+
+
+def _maps_ids() -> bool:
+    """Whether a user namespace is around us: the first one of the machine has every id (user_namespaces(7))."""
+    with open("/proc/self/uid_map", "rb") as file:
+        return file.read().split() != [b"0", b"0", b"4294967295"]
 
 
 def _folder(name: str) -> str:

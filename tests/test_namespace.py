@@ -29,10 +29,12 @@ def root(folder):
     made = folder / "a root, with: odd name"
     for name in ("proc", "sys", "dev", "run", "tmp", "etc"):
         (made / name).mkdir(parents=True)
-    for program in ("/bin/sh", "/bin/cat", "/bin/sleep"):
+    for program in ("/bin/sh", "/bin/cat", "/bin/sleep", "/bin/rm", "/bin/mv"):
         copy_program(Path(program), made)
     (made / "etc/hello").write_text("from the root\n")
     (made / "etc/not-executable").write_text("#!/bin/sh\n")
+    (made / "etc/more/inner").mkdir(parents=True)
+    (made / "etc/more/file").touch()
     if os.getuid() == 0:
         for path in (made, *made.rglob("*")):
             os.chown(path, NOBODY, NOBODY)  # as when that user unpacked it
@@ -95,6 +97,13 @@ def test_writes_are_gone_at_the_end(enter, root):
     assert enter("--root", root, "--writes", "yes", "--", "sh", "-c", script).stdout == "new\n" * 4
     assert (root / "etc/hello").read_text() == "from the root\n"
     assert not (root / "more").exists()
+
+
+def test_folders_of_the_root_are_removed_and_moved(enter, root):
+    script = "rm -r /etc/more && echo /etc/mo*; mv /etc /other && cat /other/hello; echo /etc*"
+    done = enter("--root", root, "--writes", "yes", "--", "sh", "-c", script)
+    assert (done.stdout, done.stderr) == ("/etc/mo*\nfrom the root\n/etc*\n", "")
+    assert (root / "etc/more/file").exists()
 
 
 def test_read_only_where_overlays_are_refused(enter, root):
