@@ -1,6 +1,7 @@
 """A signed image unpacked into memory, as `imagekit run` does it: against a floor and against the usual programs.
 
     python benchmarks/unpack.py [--rounds 15] [--only floor,ISA-L] IMAGE.tar.gz
+    python benchmarks/unpack.py --many 1000000
 
 IMAGE.tar.gz is what `imagekit build --format tar` wrote. The floor is a C program that inflates it by libdeflate and
 writes its files, and verifies and checks nothing (floor_unpack.c). All are started as processes, in turn, into a tmpfs;
@@ -15,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -49,10 +50,15 @@ class Peer(NamedTuple):
 def main() -> None:
     """Measure, and print a table."""
     asked = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    asked.add_argument("image", type=Path)
+    asked.add_argument("image", type=Path, nargs="?")
+    asked.add_argument("--many", type=int, help="only: processor time and memory of a tar of so many empty files")
     asked.add_argument("--rounds", type=int, default=15)
     asked.add_argument("--only", default="", help="only peers that have one of these words in their name: floor,ISA-L")
     options = asked.parse_args()
+    if options.many:
+        return many(options.many)
+    if options.image is None:
+        asked.error("name an image")
     with tempfile.TemporaryDirectory(dir="/dev/shm") as scratch:
         wanted = options.only.split(",")
         peers = [p for p in prepared(options.image, Path(scratch)) if any(word in p.name for word in wanted)]
@@ -64,6 +70,29 @@ def main() -> None:
                     peer.walls.append(wall)
                     peer.processors.append(processor)
     table(peers)
+
+
+def many(count: int) -> None:
+    """Unpack a tar of so many files, a thousand in each folder, as it is made."""
+    from resource import RUSAGE_SELF, getrusage
+
+    from imagekit import unpack
+
+    sys.path.insert(0, str(PROJECT / "tests"))
+    import tar_kit
+
+    def pieces() -> Iterator[bytes]:
+        for first in range(0, count, 1000):
+            numbers = range(first, min(first + 1000, count))
+            yield b"".join(tar_kit.block(name=b"%d/%d" % (first // 1000, number)) for number in numbers)
+        yield tar_kit.END
+
+    before = getrusage(RUSAGE_SELF)
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as scratch:
+        unpack.unpack(pieces(), f"{scratch}/tree", durable=False)
+        used = getrusage(RUSAGE_SELF)
+    seconds = used.ru_utime + used.ru_stime - before.ru_utime - before.ru_stime
+    print(f"{count} files: {seconds:.1f} s of a processor, with making the tar; {used.ru_maxrss >> 10} MB at most")
 
 
 def prepared(image: Path, scratch: Path) -> list[Peer]:
