@@ -12,8 +12,9 @@ processor time of all that a row starts. Two tables:
              last is libdeflate-gunzip, then tar that writes to memory. Peers: tar on gzip by a shell, tar.bz2 by a
              shell (what nix-bundle's programs do), makeself.
 
-Peers are taken from PATH and from FOLDER, where Debian's packages may be unpacked (`dpkg -x`); one that is not there,
-or does not run here, is left out and named. Ends with 1 where a bound of docs/PROMISES.md does not hold.
+Peers are those of this machine and of FOLDER, where Debian's packages were unpacked (`dpkg -x`), which is laid over
+/usr for this process alone; one that is not there, or does not run here, is left out and named. Ends with 1 where a
+bound does not hold; bounds are of the least processor time, which does not depend on what else the machine does.
 """
 
 import argparse
@@ -39,7 +40,13 @@ from imagekit.stores.directory import open_store  # noqa: E402
 KEY = PROJECT / "fixtures/keys/test.key"
 PAYLOAD = "int main(void) { return 0; }\n"
 FOLDERS = ("proc", "sys", "dev", "run", "tmp", "etc", "usr")
-PRIVATE = """mount --make-rprivate / && mount -t tmpfs none /run && (umount /sys/fs/cgroup/unified 2> /dev/null || :) &&
+PRIVATE = """mount --make-rprivate / && mount -t tmpfs none /run && (umount /sys/fs/cgroup/unified 2> /dev/null || :)
+peers=$1; shift
+for part in usr lib; do
+    if [ -d "$peers/$part" ]; then
+        place=$(realpath /$part); mount -t overlay -o "lowerdir=$peers/$part:$place" none "$place" || exit
+    fi
+done
 exec "$@" """
 
 
@@ -68,10 +75,9 @@ def main() -> int:
     options.add_argument("--only", default="", help="small or large")
     asked = options.parse_args()
     if "IN_PRIVATE" not in os.environ:  # nspawn and crun want a /run and groups of their own kind
-        argv = ["unshare", "--mount", "sh", "-c", PRIVATE, "sh", sys.executable, __file__, *sys.argv[1:]]
+        unpacked = str(asked.peers.resolve()) if asked.peers else "/nowhere"
+        argv = ["unshare", "--mount", "sh", "-c", PRIVATE, "sh", unpacked, sys.executable, __file__, *sys.argv[1:]]
         os.execvpe(argv[0], argv, {**os.environ, "IN_PRIVATE": "1"})
-    if asked.peers:
-        add_peers(asked.peers.resolve())
     with tempfile.TemporaryDirectory(dir="/var/tmp") as scratch:
         place = Path(scratch)
         os.environ["IMAGEKIT_CACHE"] = str(place / "cache")
@@ -87,13 +93,6 @@ def main() -> int:
                 if line.split()[4].startswith(scratch):
                     subprocess.run(["umount", "--lazy", line.split()[4]], check=True)
     return 1 if broken else 0
-
-
-def add_peers(folder: Path) -> None:
-    """Let programs and libraries of unpacked packages be found."""
-    os.environ["PATH"] = f"{folder}/usr/bin:{folder}/usr/sbin:{os.environ['PATH']}"
-    places = [folder / "usr/lib/x86_64-linux-gnu", folder / "lib/x86_64-linux-gnu", folder / "lib/systemd"]
-    os.environ["LD_LIBRARY_PATH"] = ":".join(map(str, places))
 
 
 def measured(rows: list[Row], rounds: int) -> list[tuple[Row, list[Taken]]]:
@@ -182,12 +181,7 @@ def peers(place: Path, root: Path) -> Iterator[Row]:
                 for name in ("crun", "runc") if shutil.which(name))  # fmt: skip
     nspawn = ["systemd-nspawn", "--quiet", "--register=no", "--keep-unit", "-D", str(root), "/payload"]
     yield Row("systemd-nspawn", nspawn, than=floor)
-    runtime = place / "crun"
-    runtime.write_text(
-        f'#!/bin/sh\nLD_LIBRARY_PATH={os.environ.get("LD_LIBRARY_PATH", "")} exec {shutil.which("crun")} "$@"\n'
-    )
-    runtime.chmod(0o755)  # podman starts it with an environment of its own
-    podman = ["podman", "--runtime", str(runtime), "--cgroup-manager=cgroupfs", "--root",
+    podman = ["podman", "--runtime=crun", "--cgroup-manager=cgroupfs", "--root",
               str(place / "pods"), "--runroot", str(place / "podsrun"), "run", "--rm", "--cgroups=disabled",
               "--network=host", "--ulimit=nofile=1024:1024", "--ulimit=nproc=1000:1000",
               "--rootfs", str(root), "/payload"]  # fmt: skip
@@ -231,7 +225,7 @@ def large(place: Path, megabytes: int) -> Iterator[Row]:
     least = "libdeflate, then tar to memory"
     shell = f"cd {memory} && rm -rf x && mkdir x && cd x && "
     yield Row(least, ["sh", "-c", f"{shell} libdeflate-gunzip -c {image} > ../tar && tar -xf ../tar"])
-    yield Row("imagekit run IMAGE --ephemeral", ours(place, image, "--trust", KEY, "--ephemeral"), than=least)
+    yield Row("imagekit run IMAGE --ephemeral", ours(place, image, "--trust", KEY, "--ephemeral"), 1.1, least)
     run = f" && {floor} $PWD /payload"
     yield Row("sh: tar -xzf, floor", ["sh", "-c", f"{shell} tar -xzf {image} {run}"], than=least)
     subprocess.run(["tar", "-cjf", str(place / "image.tar.bz2"), "-C", str(root), "."], check=True)

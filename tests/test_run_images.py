@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from run_rig import ARCH, IS_ROOT, KEYS, environment, make_image, words
+from run_rig import ARCH, HOME, IS_ROOT, KEYS, environment, make_image, words
 
 from imagekit import inuse, key
 
@@ -192,3 +192,12 @@ def test_no_descriptor_leads_out(start, image, tmp_path):
         done = start(image, line, *option)
         held = 2 if "--persist" in option else 0 if option else 1
         assert len(done.stdout.splitlines()) == held, done.stdout + done.stderr
+
+
+@pytest.mark.skipif(not IS_ROOT, reason="mounts")
+def test_killed_runs_leave_nothing():
+    kills = HOME / "benchmarks/run_kills.py"
+    done = subprocess.run([sys.executable, kills, "--kills", "8"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr  # the seed stands there
+    assert "8 kills" in done.stdout
+    assert "left: 0 []; in the cache: 1 root" in done.stdout
