@@ -122,7 +122,7 @@ class Web:
         connection = wire.connection(url, proxy := wire.proxy_of(url), self.patience.stall)
         cut = Timer(max(0.0, self.until - monotonic()), _hang_up, [connection])
         cut.daemon = True
-        cut.start()
+        _start(cut)
         try:
             with self._faults():
                 headers = wire.headers(url) | ({"Range": part} if part else {})
@@ -176,6 +176,13 @@ ALLOWED = (("http", "http"), ("http", "https"), ("https", "https"))
 def _target(url: SplitResult, *, by_proxy: bool) -> str:
     host = f"http://{url.netloc.rpartition('@')[2]}" if by_proxy and url.scheme == "http" else ""
     return host + (url.path or "/") + (f"?{url.query}" if url.query else "")
+
+
+def _start(timer: Timer) -> None:
+    try:
+        timer.start()
+    except RuntimeError:
+        raise RigProblem("no thread can be started", "raise the limit of processes: ulimit -u, TasksMax=") from None
 
 
 def _hang_up(connection: http.client.HTTPConnection) -> None:

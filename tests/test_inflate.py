@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from hashlib import sha256
 
 import pytest
@@ -115,6 +115,26 @@ def test_a_failure_is_raised_in_its_place_and_ends_all() -> None:
     assert [next(pieces) for _ in range(3)] == [b"x"] * 3
     with pytest.raises(Problem, match="the third"):
         next(pieces)
+    _wait_for_threads(before)
+
+
+@pytest.mark.parametrize("allowed", [0, 1])
+def test_works_where_no_thread_can_be_started(allowed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    before, left = _thread._count(), [True] * allowed
+
+    def start(work: Callable[..., None], words: tuple[object, ...]) -> int:
+        if not left:
+            raise RuntimeError("can't start new thread")
+        left.pop()
+        return _thread.start_new_thread(work, words)
+
+    monkeypatch.setattr(inflate, "start_new_thread", start)
+    pieces = [b"%d" % number for number in range(9)]
+    assert list(inflate.each(9, pieces.__getitem__, threads=3)) == pieces
+    assert list(inflate.ahead(iter(pieces))) == pieces
+    assert list(inflate.checked(iter(pieces), sha256(b"".join(pieces)).hexdigest())) == pieces
+    with pytest.raises(Problem, match="sha256"):
+        list(inflate.checked(iter(pieces), ""))
     _wait_for_threads(before)
 
 

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from threading import Thread
+from threading import Thread, Timer
 
 import pytest
 import signed_rig
@@ -14,7 +14,7 @@ from debian_mirror import Answer, Mirror, serving
 from range_rig import part_of, ranges
 from signed_rig import KEY, OTHER, SMALL, large, signed
 
-from imagekit import remote
+from imagekit import ranged, remote
 from imagekit.depot.server import Server, serve
 from imagekit.disk import signedchunks, signedfile
 from imagekit.errors import Problem, RigProblem
@@ -263,6 +263,16 @@ def test_https_never_becomes_http() -> None:
     assert web._redirected("http://a/x", "https://b/y?z") == "https://b/y?z"
     with pytest.raises(RigProblem, match="redirects to"):
         web._redirected("https://a/x", "http://a/x")
+
+
+def test_where_no_thread_can_be_started(mirror: Mirror, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Refused(Timer):
+        def start(self) -> None:
+            raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(ranged, "Timer", Refused)
+    with pytest.raises(RigProblem, match="no thread can be started"):
+        fetched(f"{mirror.address}/small", tmp_path)
 
 
 def test_only_trusted_keys_count(mirror: Mirror, tmp_path: Path) -> None:

@@ -52,16 +52,13 @@ class _Lane:
 
 def each(count: int, make: Callable[[int], bytes], *, threads: int = 2) -> Iterator[bytes]:
     """make(0), make(1) and so on, in this order, made ahead by a few threads; the first failure ends all of them."""
-    lanes: list[_Lane] = []
+    lanes = _started(min(threads, count), count, make)
     try:
-        for first in range(min(threads, count)):
-            lane = _Lane()
-            for _ in range(AHEAD):
-                lane.may.put(True)
-            start_new_thread(lane.work, (make, range(first, count, threads)))
-            lanes.append(lane)
         for number in range(count):
-            lane = lanes[number % threads]
+            if not lanes:
+                yield make(number)
+                continue
+            lane = lanes[number % len(lanes)]
             piece = lane.made.get()
             if not isinstance(piece, bytes):
                 assert piece
@@ -71,6 +68,23 @@ def each(count: int, make: Callable[[int], bytes], *, threads: int = 2) -> Itera
     finally:
         for lane in lanes:
             lane.end()
+
+
+def _started(threads: int, count: int, make: Callable[[int], bytes]) -> list[_Lane]:
+    """The lanes; none where threads are not to be had (RLIMIT_NPROC, a control group's pids.max)."""
+    lanes: list[_Lane] = []
+    try:
+        for first in range(threads):
+            lane = _Lane()
+            for _ in range(AHEAD):
+                lane.may.put(True)
+            start_new_thread(lane.work, (make, range(first, count, threads)))
+            lanes.append(lane)
+    except RuntimeError:
+        for lane in lanes:
+            lane.end()
+        return []
+    return lanes
 
 
 def inflate(packed: bytes | memoryview, size: int) -> bytes:
@@ -125,28 +139,39 @@ def ahead(pieces: Iterator[bytes]) -> Iterator[bytes]:
 def checked(pieces: Iterator[bytes], digest: str) -> Iterator[bytes]:
     """The same pieces; raises Problem in the end unless their sha256 is this. A thread hashes them."""
     given: SimpleQueue[bytes] = SimpleQueue()
-    done: SimpleQueue[str] = SimpleQueue()
+    done: SimpleQueue[bool] = SimpleQueue()
+    total = sha256()
 
     def work() -> None:
-        total = sha256()
         while piece := given.get():
             total.update(piece)
-            done.put("")
-        done.put(total.hexdigest())
+            done.put(False)
+        done.put(True)
 
-    start_new_thread(work, ())
+    is_alone = _is_alone(work)
     waiting = 0
     try:
         for piece in filter(None, pieces):
             given.put(piece)
             waiting += 1
+            if is_alone:
+                total.update(given.get())
             yield piece
-            if waiting > AHEAD:
+            if waiting > AHEAD and not is_alone:
                 done.get()
                 waiting -= 1
     finally:
         given.put(b"")
-        while not (found := done.get()):
+        while not is_alone and not done.get():
             pass
-    if found != digest:
-        raise Problem(f"what was unpacked has the sha256 {found}, not {digest}")
+    if total.hexdigest() != digest:
+        raise Problem(f"what was unpacked has the sha256 {total.hexdigest()}, not {digest}")
+
+
+def _is_alone(work: Callable[[], None]) -> bool:
+    """Whether no thread could be started for this work."""
+    try:
+        start_new_thread(work, ())
+    except RuntimeError:
+        return True
+    return False
