@@ -147,7 +147,9 @@ def own_digest() -> str:
 @cache
 def _own_files() -> list[str]:
     found = os.walk(Path(__file__).parent)
-    return sorted(f"{folder}/{name}" for folder, _, names in found for name in names if not name.endswith(".pyc"))
+    return sorted(  # also no .pyc.NUMBER, which Python has while it writes one
+        f"{folder}/{name}" for folder, _, names in found for name in names if ".pyc" not in name
+    )
 
 
 def target_modules(arch: str) -> tuple[str, ...]:
