@@ -14,10 +14,25 @@ import toys
 
 from imagekit import matrix, plugs, site
 from imagekit.guest import Guest, Rig
+from imagekit.store import Store
+from imagekit.stores.directory import open_store
 from imagekit.targets import _qemu_start
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a job in a shell's background begins so, and so do its children
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache of the test's own, that every verb uses."""
+    monkeypatch.setenv("IMAGEKIT_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def store(root: Path) -> Store:
+    """The store in it."""
+    return open_store(root)
 
 
 @pytest.fixture

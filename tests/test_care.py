@@ -20,12 +20,6 @@ DIGEST = sha256(GOOD).hexdigest()
 
 
 @pytest.fixture
-def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("IMAGEKIT_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
-
-
-@pytest.fixture
 def store(root: Path) -> Store:
     made = open_store(root)
     made.write([GOOD])

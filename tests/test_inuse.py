@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from cache_rig import names
 
 from imagekit import clearing, inuse
 from imagekit.cli import main
@@ -23,22 +24,6 @@ ALONE = (
     "import sys; from pathlib import Path; from imagekit import inuse\n"
     "with inuse.alone(Path(sys.argv[1])): print('in', flush=True); sys.stdin.read()"
 )
-
-
-@pytest.fixture
-def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("IMAGEKIT_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
-
-
-@pytest.fixture
-def store(root: Path) -> Store:
-    return open_store(root)
-
-
-def names(root: Path) -> set[str]:
-    """Every file, as a path below the cache."""
-    return {str(path.relative_to(root)) for path in root.rglob("*") if not path.is_dir()} - {inuse.NAME}
 
 
 is_root = pytest.mark.skipif(os.getuid() != 0, reason="takes root")

@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from cache_rig import later, names
 
 from imagekit import clearing, inuse
 from imagekit.cli import main
@@ -17,26 +18,6 @@ from imagekit.store import Store
 from imagekit.stores.directory import open_store
 
 is_root = pytest.mark.skipif(os.getuid() != 0, reason="takes root")
-
-
-@pytest.fixture
-def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("IMAGEKIT_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
-
-
-@pytest.fixture
-def store(root: Path) -> Store:
-    return open_store(root)
-
-
-def names(root: Path) -> set[str]:
-    """Every file, as a path below the cache."""
-    return {str(path.relative_to(root)) for path in root.rglob("*") if not path.is_dir()} - {inuse.NAME}
-
-
-def later() -> None:
-    time.sleep(0.02)  # ctimes have the grain of the kernel's tick
 
 
 def _socket(path: Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import test_build
+from cache_rig import later, names
 from debian_archive import Archive, archive
 
 from imagekit import artifact, build, care, clearing, definition, inuse, key
@@ -20,26 +21,6 @@ from imagekit.store import Store
 from imagekit.stores.directory import open_store
 
 KEY = Path(__file__).parents[1] / "fixtures/keys/test.key"
-
-
-@pytest.fixture
-def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("IMAGEKIT_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
-
-
-@pytest.fixture
-def store(root: Path) -> Store:
-    return open_store(root)
-
-
-def names(root: Path) -> set[str]:
-    """Every file, as a path below the cache."""
-    return {str(path.relative_to(root)) for path in root.rglob("*") if not path.is_dir()} - {inuse.NAME}
-
-
-def later() -> None:
-    time.sleep(0.02)  # ctimes have the grain of the kernel's tick
 
 
 def fill(store: Store) -> dict[str, int]:

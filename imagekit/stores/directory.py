@@ -26,62 +26,56 @@ def open_store(location: Path | None = None) -> Store:
     _private(root)
     inuse.enter(root)
     _sweep(root)
-    used, others = set[str](), list[shared.Shared | None]()
+    at = _Directory(root)
+    return Store(str(root), at.has, at.read, at.lay, at.write, at.path, at.recall, at.remember, at.folder)
 
-    def path(digest: str) -> Path:
+
+class _Directory:
+    """What a store does, by its names."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._used = set[str]()
+        self._others = list[shared.Shared | None]()
+
+    def path(self, digest: str) -> Path:
         if len(digest) != 64 or not digest.isalnum():
             raise KeyError(digest)
-        found = root / "objects" / digest[:2] / digest
-        if digest not in used:
-            used.add(digest)
+        found = self._root / "objects" / digest[:2] / digest
+        if digest not in self._used:
+            self._used.add(digest)
             touch(found)
         return found
 
-    def read(digest: str) -> bytes:
-        data = own(digest)
-        if data is None and adopted(digest):
-            data = own(digest)
+    def read(self, digest: str) -> bytes:
+        data = self._own(digest)
+        if data is None and self._adopted(digest):
+            data = self._own(digest)
         if data is None:
             raise KeyError(digest)
         return data
 
-    def lay(digest: str) -> bytes | Stored:
-        place = path(digest)
-        if not has(digest):
+    def lay(self, digest: str) -> bytes | Stored:
+        place = self.path(digest)
+        if not self.has(digest):
             raise KeyError(digest)
         size = place.stat().st_size
-        return Stored(str(place), size, digest) if size >= LARGE else read(digest)
+        return Stored(str(place), size, digest) if size >= LARGE else self.read(digest)
 
-    def own(digest: str) -> bytes | None:
-        try:
-            data = path(digest).read_bytes()
-        except FileNotFoundError:
-            return None
-        if sha256(data).hexdigest() != digest:
-            set_aside(path(digest), root)
-            return None
-        return data
+    def has(self, digest: str) -> bool:
+        return self.path(digest).exists() or self._adopted(digest)
 
-    def has(digest: str) -> bool:
-        return path(digest).exists() or adopted(digest)
-
-    def adopted(digest: str) -> bool:
-        """Whether others had it in the shared cache, and we have it now."""
-        if not others:
-            others.append(shared.find(root))
-        return others[0] is not None and _adopted(others[0], digest, path(digest), root)
-
-    def write(chunks: Iterable[Buffer]) -> str:
-        with _atomic(root) as (put, publish), summed() as total:
+    def write(self, chunks: Iterable[Buffer]) -> str:
+        with _atomic(self._root) as (put, publish), summed() as total:
             for chunk in gathered(chunks):
                 total.update(chunk)
                 put(chunk)
             digest = total.hexdigest()
-            publish(path(digest))
+            publish(self.path(digest))
         return digest
 
-    def recall(kind: str, key: str) -> bytes | None:
-        place = root / "notes" / kind / key
+    def recall(self, kind: str, key: str) -> bytes | None:
+        place = self._root / "notes" / kind / key
         try:
             digest, _, note = place.read_bytes().partition(b"\n")
         except FileNotFoundError:
@@ -89,17 +83,31 @@ def open_store(location: Path | None = None) -> Store:
         touch(place)
         return note if sha256(note).hexdigest().encode() == digest else None  # a torn note is no note
 
-    def remember(kind: str, key: str, note: bytes) -> None:
-        with _atomic(root) as (put, publish):
+    def remember(self, kind: str, key: str, note: bytes) -> None:
+        with _atomic(self._root) as (put, publish):
             put(sha256(note).hexdigest().encode() + b"\n" + note)
-            publish(root / "notes" / kind / key)
+            publish(self._root / "notes" / kind / key)
 
-    def folder(name: str) -> Path:
-        made = root / name
+    def folder(self, name: str) -> Path:
+        made = self._root / name
         made.mkdir(mode=0o700, parents=True, exist_ok=True)
         return made
 
-    return Store(str(root), has, read, lay, write, path, recall, remember, folder)
+    def _own(self, digest: str) -> bytes | None:
+        try:
+            data = self.path(digest).read_bytes()
+        except FileNotFoundError:
+            return None
+        if sha256(data).hexdigest() != digest:
+            set_aside(self.path(digest), self._root)
+            return None
+        return data
+
+    def _adopted(self, digest: str) -> bool:
+        """Whether others had it in the shared cache, and we have it now."""
+        if not self._others:
+            self._others.append(shared.find(self._root))
+        return self._others[0] is not None and _adopted(self._others[0], digest, self.path(digest), self._root)
 
 
 def lend(location: Path, to: Path, *, keep: Callable[[str], bool], folders: Iterable[str]) -> None:
