@@ -19,9 +19,8 @@ def run(asked: Namespace) -> int:
     (_json if asked.json else _lines)(answer, left_out)
     for line in answer.unsure:
         _asked.note(f"not sure: {line}")
-    for place, why in sorted(left_out.items())[:1]:
-        _asked.note(f"left out {len(left_out)} manifests, as {place}: {why}")
-    _asked.note(f"{len(answer.found)} of {len(known)} images")
+    rest = f"; {len(left_out)} left out, as --json tells" * bool(left_out)
+    _asked.note(f"{len(answer.found)} of {len(known)} images{rest}")
     return 0 if answer.found else 1
 
 
