@@ -11,7 +11,6 @@ again. A file system is read from that copy as it is needed, so fs-verity guards
 """
 
 import os
-import struct
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -19,20 +18,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
-from imagekit import arrivals, inuse, key, namespace, options, roots, stamp
+from imagekit import arrivals, inuse, key, mounting, namespace, options, roots, stamp
 from imagekit import asked as typed
 from imagekit import unpack as unpacking
 from imagekit.asked import Asked, Entry, Mounted, Tree
 from imagekit.disk import inflate, signedchunks, signedfile
 from imagekit.errors import Problem, RigProblem
+from imagekit.mounting import COVER
 
 if TYPE_CHECKING:
     from imagekit.artifact import Artifact, Part
 
-COVER = "/sys"  # what a root in memory lies on: nothing that is still to be loaded lies below it
-MOUNT_POINTS = ("proc", "sys", "dev", "run", "tmp")
-FS_IOC_ENABLE_VERITY, FS_IOC_MEASURE_VERITY = 0x40806685, 0xC0046686  # fsverity.rst; one number for all machines
-DM_VERITY = "dm-verity: not used: it needs a block device, and this is a file"
 RUNS_ON = {"x86_64": ("x86_64",), "aarch64": ("aarch64", "armhf"), "armv7l": ("armhf",), "riscv64": ("riscv64",)}
 
 
@@ -52,7 +48,7 @@ class Source(NamedTuple):
 class Ephemeral:
     """A root that is unpacked for this run alone, in a file system in memory that ends with the program.
 
-    An EROFS, which is not unpacked, is mounted out of a file without a name, which ends with it as well.
+    An EROFS is mounted out of a file without a name, which ends with it as well, where the kernel does that.
     """
 
     def __init__(self, source: Source, why: Sequence[str]) -> None:
@@ -64,38 +60,18 @@ class Ephemeral:
         namespace.mount("tmpfs", COVER, "tmpfs", flags=namespace.MS_NODEV, options="mode=755")
         sys = f"/proc/self/fd/{machine}"
         try:
-            if self.source.write:
-                _mount_unnamed(self.source.write, self.source.files[0].parent)
-            else:
+            write = self.source.write
+            is_mounted = write is not None and mounting.mount_unnamed(write, str(self.source.files[0].parent))
+            if not is_mounted:
                 self.source.fill(COVER)
         except Problem as problem:
             raise OSError(0, str(problem)) from problem
-        if kept >= 0 or self.source.write:
+        if kept >= 0 or is_mounted:
             namespace.stage(f"{COVER}/root", kept=kept, sys=sys)
         else:
             namespace.bind(f"{COVER}/root", f"{COVER}/root")
             os.chdir(f"{COVER}/root")
             namespace.dress(sys=sys)
-
-
-def _mount_unnamed(write: Callable[[int], None], beside: Path) -> None:
-    """Mount a file system out of a file without a name, in the first place where that can be: memory is none."""
-    os.mkdir(f"{COVER}/root")  # noqa: PTH102
-    failure = OSError(0, typed.NO_EROFS)
-    for place in (roots.location(), "/var/tmp", "/tmp", str(beside)):
-        try:
-            handle = os.open(place, os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, 0o400)
-        except OSError:
-            continue
-        try:
-            write(handle)
-            typed.mount_image(f"/proc/self/fd/{handle}", f"{COVER}/root")
-            return
-        except OSError as error:
-            failure = error
-        finally:
-            os.close(handle)
-    raise failure
 
 
 Admitted = Tree | Ephemeral
@@ -177,15 +153,17 @@ def _placed(source: Source, *, ephemeral: bool) -> Admitted:
             return _entered(held, source, how)
         except (OSError, RigProblem) as error:
             reason = f"the cache cannot be used: {error.strerror if isinstance(error, OSError) else error.message}"
-    where = "in a file without a name" if source.write else "in memory"
+    where = "in a file without a name, or in memory" if source.write else "in memory"
     return Ephemeral(source, [source.signer, f"{where}, for this run alone: {reason}"])
 
 
 def _entered(held: roots.Held, source: Source, how: str) -> Tree:
     why = [source.signer, f"in the cache, {how}: {held.image if held.has_image else held.root}"]
     if not held.has_image:
+        if source.write:
+            why.append(f"the EROFS was unpacked: the kernel did not mount it; {typed.NO_EROFS}")
         return Tree(held.root, entry=source.entry, why=why)
-    guards = [guarded(held.image), DM_VERITY]
+    guards = [mounting.guarded(held.image), mounting.DM_VERITY]
     return Mounted(held.image, on=held.root, entry=source.entry, why=[*why, *guards])
 
 
@@ -233,7 +211,7 @@ def _artifact(path: Path, keys: Sequence[key.Key] | None) -> Source:
 
     def fill(draft: str) -> None:
         with _opened(made, part, signer) as handle:
-            unpack(handle, Path(draft, "root"))
+            roots.unpack(handle, Path(draft, "root"))
 
     files = (made.path, made.path.with_name(made.path.name + artifact.SIGNATURE_SUFFIX), made.path.parent / part.file)
     said = f"signed by {signer.id}" if signer else "not verified (--insecure)"
@@ -286,7 +264,7 @@ def _signed(path: Path, keys: Sequence[key.Key] | None, *, name: str = "") -> So
         ):  # made for other runs too, and not in a hurry: what is said of the whole is looked at as well
             pieces = inflate.checked(pieces, said.content)
         unpacking.unpack(pieces, f"{draft}/root", policy=policy, durable=False)
-        _add_mount_points(Path(draft, "root"))
+        roots.add_mount_points(Path(draft, "root"))
 
     def write(out: int) -> None:
         for piece in signedchunks.pieces(handle, signed):
@@ -301,7 +279,11 @@ def _signed(path: Path, keys: Sequence[key.Key] | None, *, name: str = "") -> So
             write(out)
         finally:
             os.close(out)
-        _guard(f"{draft}/image")
+        if draft == COVER or not mounting.is_possible(f"{draft}/image"):
+            _extract(f"{draft}/image", f"{draft}/root")
+            roots.add_mount_points(Path(draft, "root"))
+        else:
+            mounting.guard(f"{draft}/image")
 
     entry = Entry()
     entry.argv = [os.fsdecode(word) for word in said.arguments]
@@ -323,47 +305,21 @@ def _plain(path: Path, name: str, keys: Sequence[key.Key] | None) -> Source:
         left_out = arrivals.unpack_plain(path, f"{draft}/root")
         if left_out:
             namespace.say("left out: " + ", ".join(f"{what} ({count})" for what, count in left_out.items()))
-        _add_mount_points(Path(draft, "root"))
+        roots.add_mount_points(Path(draft, "root"))
 
     return Source(name, "any", "", Entry(), fill, None, (path,), f"{name}: not verified (--insecure)")
 
 
-def _guard(image: str) -> None:
-    """Let the kernel verify each block that it reads of the image from now on, where it can."""
-    import fcntl
+def _extract(image: str, root: str) -> None:
+    """Unpack an EROFS that this kernel mounts not, by the program that its authors give for that."""
+    from imagekit import host, toolbox
+    from imagekit.stores.directory import open_store
 
-    handle = os.open(image, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        with suppress(OSError):  # the kernel, or the file system, has no fs-verity: `guarded` tells
-            fcntl.ioctl(handle, FS_IOC_ENABLE_VERITY, struct.pack("<IIII112x", 1, 1, 4096, 0))  # SHA-256
-    finally:
-        os.close(handle)
-
-
-def guarded(image: str) -> str:
-    """Whether the kernel verifies what it reads of an image, in words."""
-    import fcntl
-
-    handle = os.open(image, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        digest = bytearray(struct.pack("<HH", 1, 32) + bytes(32))
-        fcntl.ioctl(handle, FS_IOC_MEASURE_VERITY, digest)
-    except OSError as error:
-        return f"fs-verity: no: {error.strerror}; it is a copy that only its owner can write to"
-    finally:
-        os.close(handle)
-    return "fs-verity: yes, the kernel verifies each block that it reads"
-
-
-def _add_mount_points(root: Path) -> None:
-    for name in MOUNT_POINTS:
-        with suppress(FileExistsError):  # as a symlink too: namespace.stage refuses to mount through one
-            (root / name).mkdir()
-
-
-def unpack(handle: int, root: Path) -> None:
-    """The root in a file that a format wrote, as a folder with the places that a machine's own folders are shown at."""
-    from imagekit.disk import folder, rootfs  # which signed files do without
-
-    folder.write(rootfs.members(handle), root)
-    _add_mount_points(root)
+    _tell("this kernel does not mount the EROFS for us: it is unpacked, once")
+    tools = toolbox.tools("fsck.erofs", store=open_store())
+    owners = [] if os.geteuid() == 0 and not namespace.is_mapped() else ["--no-preserve-owner"]
+    argv = tools.argv("fsck.erofs", f"--extract={root}", "--overwrite", "--preserve-perms", *owners, image)
+    done = host.run(argv, ok=None)
+    if done.code or b"<E>" in done.stderr + done.stdout:  # its exit status does not tell all
+        raise RigProblem(f"fsck.erofs does not unpack it: {host.printable(done.stderr[-300:]).strip()}")
+    os.unlink(image)  # noqa: PTH108

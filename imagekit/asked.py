@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 LISTS = {"--trust": "trust", "--key": "trust", "--keyring": "trust", "-e": "env", "--env": "env"}
 LISTS |= {"-v": "volumes", "--volume": "volumes"}
 VALUES = {f"--{name}": name for name in ("workdir", "user", "memory", "cpus", "pids", "persist")}
-NO_EROFS = "that needs root and Linux 6.12; an image with the payload tar.gz runs everywhere"
+NO_EROFS = "that takes root, Linux 6.12, and a file that is not in memory"
 FLAGS = {f"--{name}": name for name in ("insecure", "explain", "ephemeral")}
 
 

@@ -76,6 +76,12 @@ def unshare(flags: int = 0, *, inside: int | None = None) -> bool:
     return mapped
 
 
+def is_mapped() -> bool:
+    """Whether user ids mean something else here than on the machine: not all of them are mapped to themselves."""
+    with open("/proc/self/uid_map", "rb", buffering=0) as file:
+        return file.read(100).split() != [b"0", b"0", b"4294967295"]
+
+
 def again_as(user: int, group: int) -> None:
     """Give our one id, in a user namespace, other numbers: by a further one of these."""
     outer = os.getuid(), os.getgid()

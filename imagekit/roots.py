@@ -18,7 +18,9 @@ TYPE_CHECKING = False
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
+MOUNT_POINTS = ("proc", "sys", "dev", "run", "tmp")
 FORM = "2"  # raise it when what is unpacked changes
 FOLDER = "roots"
 DRAFT, LOCK = ".draft", "lock"
@@ -100,8 +102,6 @@ def make(location: str, digest: str, fill: "Callable[[str], None]", *, say: "Cal
 
 def sweep(base: str, digest: str = "") -> None:
     """Remove what killed processes left, and a touched root of this digest or one of an earlier boot; none in use."""
-    import shutil
-
     for name in os.listdir(base):
         if not (name.endswith(DRAFT) or (digest and name.startswith(f"{digest}-"))):
             continue
@@ -110,7 +110,7 @@ def sweep(base: str, digest: str = "") -> None:
         try:
             for handle in handles:
                 namespace.lock(handle, namespace.LOCK_EX | namespace.LOCK_NB)
-            shutil.rmtree(place, ignore_errors=True)
+            _remove(base, name)
         except OSError:  # in use: out of the way, and removed by who sweeps when it is not
             if not name.endswith(DRAFT):
                 os.rename(place, f"{place}.{os.urandom(4).hex()}{DRAFT}")
@@ -119,11 +119,41 @@ def sweep(base: str, digest: str = "") -> None:
                 os.close(handle)
 
 
+def _remove(base: str, name: str) -> None:
+    """A root, whatever its folders allow; none is no error."""
+    from imagekit import unpack
+
+    within = os.open(base, FLAGS)
+    try:
+        unpack.remove(name, within)
+    except OSError:  # it has its name by now; or another removes it
+        return
+    finally:
+        os.close(within)
+
+
 def _opened(path: str) -> int:
     try:
         return os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
         return -1
+
+
+def unpack(handle: int, root: "Path") -> None:
+    """The root in a file that a format wrote, as a folder with the places that a machine's own folders are shown at."""
+    from imagekit.disk import folder, rootfs
+
+    folder.write(rootfs.members(handle), root)
+    add_mount_points(root)
+
+
+def add_mount_points(root: "Path") -> None:
+    """Make the places that a root lacks: where it cannot be written to, nobody else can."""
+    for name in MOUNT_POINTS:
+        try:
+            (root / name).mkdir()
+        except FileExistsError:  # as a symlink too: namespace.stage refuses to mount through one
+            continue
 
 
 def summary(folder: str) -> str:
@@ -190,8 +220,6 @@ def _note(folder: str) -> str:
 
 
 def _make(base: str, digest: str, fill: "Callable[[str], None]") -> None:
-    import shutil
-
     name = name_of(digest)
     draft = f"{base}/{name}.{os.getpid()}{DRAFT}"
     os.mkdir(draft, 0o700)
@@ -207,4 +235,4 @@ def _make(base: str, digest: str, fill: "Callable[[str], None]") -> None:
     finally:
         for handle in handles:
             os.close(handle)
-        shutil.rmtree(draft, ignore_errors=True)
+        _remove(base, f"{name}.{os.getpid()}{DRAFT}")

@@ -163,3 +163,15 @@ def test_who_signed_decides(start, image, tmp_path):
     user = signed(image, tmp_path / "user.tar.gz", about=ABOUT._replace(user="33:44"))
     line = "while read name value rest; do case $name in Uid:|Gid:) echo $value;; esac; done < /proc/self/status"
     assert start(user, command=["sh", "-c", line]).stdout == "33\n44\n"
+
+
+@pytest.mark.parametrize("options", [(), ("--ephemeral",)], ids=["cache", "ephemeral"])
+@pytest.mark.parametrize("image", ["mounted"], indirect=True)
+def test_an_erofs_that_cannot_be_mounted_is_unpacked(image, tmp_path, options):
+    toolbox.tools("fsck.erofs", store=open_store(tmp_path / "cache"))
+    argv = ["unshare", "--user", "--map-root-user", *words("--explain", *options, image)]
+    if subprocess.run([*argv[:3], "true"], check=False, capture_output=True).returncode:
+        pytest.skip("no user namespaces here")
+    for _ in range(2):
+        done = subprocess.run(argv, check=False, capture_output=True, text=True, env=environment(tmp_path / "cache"))
+        assert (done.returncode, done.stdout) == (0, "from the image\nb c\n/etc\n"), done.stderr

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from imagekit import admission, host, namespace, room, roots
+from imagekit import host, namespace, room, roots
 from imagekit.artifact import Opened
 from imagekit.errors import Problem, RigProblem
 from imagekit.guest import Console, Finished, Guest, GuestProblem, Rig
@@ -71,7 +71,7 @@ def unpacked(opened: Opened, store: Store, rig: Rig) -> roots.Held:
 
     def fill(draft: str) -> None:
         rig.say(f"{opened.artifact.name}: unpacking")
-        admission.unpack(opened.handles["root"], Path(draft, "root"))
+        roots.unpack(opened.handles["root"], Path(draft, "root"))
 
     try:
         return roots.hold(store.location, part.sha256) or roots.make(store.location, part.sha256, fill, say=rig.say)
