@@ -113,7 +113,20 @@ def _source(path: Path, name: str, keys: Sequence[key.Key] | None) -> Source:
     """Which kind of image a file is."""
     if _is_signed(path):
         return _signed(path, keys, name=name)
-    return _plain(path, name, keys) if arrivals.is_plain(path) else _artifact(path, keys)
+    if arrivals.is_plain(path) and not _is_part(path):
+        return _plain(path, name, keys)
+    return _artifact(path, keys)
+
+
+def _is_part(path: Path) -> bool:
+    """Whether the manifest of an artifact lies beside a tar, and names it."""
+    from imagekit import artifact  # which signed files do without
+
+    try:
+        artifact.manifest_of(path)
+    except Problem:
+        return False
+    return True
 
 
 def trusted(asked: Asked) -> list[key.Key]:

@@ -222,7 +222,7 @@ class Opened:
 
 def load(path: Path) -> Artifact:
     """The artifact whose manifest, signature or part is at `path`; raises Problem when it is none."""
-    manifest = _manifest_of(path)
+    manifest = manifest_of(path)
     try:
         with open(manifest, "rb") as file:
             text = file.read(MAX_MANIFEST + 1)
@@ -238,7 +238,8 @@ def canonical(manifest: Mapping[str, Any]) -> bytes:
     return (json.dumps(manifest, sort_keys=True, indent=1, ensure_ascii=False) + "\n").encode()
 
 
-def _manifest_of(path: Path) -> Path:
+def manifest_of(path: Path) -> Path:
+    """The manifest that answers for a file: itself, or a signature or part; raises Problem when there is none."""
     if path.name.endswith(MANIFEST_SUFFIX):
         return path
     if path.name.endswith(MANIFEST_SUFFIX + SIGNATURE_SUFFIX):

@@ -153,10 +153,14 @@ def account(words: str) -> "Account":
 
 def _rows(path: str, columns: int) -> "Iterator[list[str]]":
     try:
-        with open(path, "rb", buffering=0) as file:
-            text = file.read(MOST_ACCOUNTS)
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # it may be anything in a stranger's image
     except OSError:
         return
+    try:
+        is_file = stat.S_ISREG(os.fstat(handle).st_mode)
+        text = os.read(handle, MOST_ACCOUNTS) if is_file else b""
+    finally:
+        os.close(handle)
     for line in text.decode("utf-8", "surrogateescape").split("\n"):
         row = line.split(":")
         if len(row) == columns and row[2].isdigit() and (columns != 7 or row[3].isdigit()):

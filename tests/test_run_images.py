@@ -40,6 +40,7 @@ def test_an_image_is_unpacked_once_and_then_found(start, image, tmp_path):
         assert (done.stdout, how in done.stderr) == ("from the image\n", True), done.stderr
     os.utime(image)
     assert "in the cache, was there" in start(image, ":").stderr
+    assert start(image.with_name("small.tar.gz"), "cat /etc/hello").stdout == "from the image\n"  # named by its part
     assert len(list((tmp_path / "cache/roots").iterdir())) == 1
 
 
