@@ -27,7 +27,7 @@ class Asset(NamedTuple):
 
     packages: dict[str, tuple[str, ...]]  # architecture -> names
     files: str  # a pattern of their paths
-    place: str  # below /boot; a template of the pattern
+    place: str  # below /boot; with {} for what the pattern has in brackets
     takes_firmware: bool = False  # whether the definition names more packages, which are not free
 
 
@@ -38,13 +38,13 @@ ASSETS = {
         "/boot/stub",
     ),
     "grub": Asset(
-        {"x86_64": ("grub-pc-bin",)}, r"/usr/lib/grub/i386-pc/([a-z0-9_]+\.(?:mod|img|lst))", r"/boot/grub/\1"
+        {"x86_64": ("grub-pc-bin",)}, r"/usr/lib/grub/i386-pc/([a-z0-9_]+\.(?:mod|img|lst))", "/boot/grub/{}"
     ),
     "raspi": Asset(
         {"aarch64": ()},  # the kernel's own package has the device trees; the firmware is the definition's choice
         r"(?:/usr/lib/linux-image-[^/]+/broadcom|/usr/lib/linux-image-[^/]+|/usr/lib/raspi-firmware)/"
         r"((?:overlays/)?[A-Za-z0-9._+-]+\.(?:dtb|dtbo|elf|dat|bin|broadcom))",
-        r"/boot/raspi/\1",
+        "/boot/raspi/{}",
         takes_firmware=True,
     ),
     "raspi-licence": Asset(
@@ -65,7 +65,8 @@ def tree(names: Iterable[str], packages: Sequence[Package]) -> Tree:
         pattern = re.compile(asset.files)
         for package in packages:
             found = ((pattern.fullmatch(path), entry) for path, entry in package.tree.items())
-            entries |= {match.expand(asset.place): entry for match, entry in found if match and entry.kind == "file"}
+            files = ((match, entry) for match, entry in found if match and entry.kind == "file")
+            entries |= {asset.place.format(*match.groups()): entry for match, entry in files}
     folders = {path.rpartition("/")[0]: directory() for path in entries}
     return Tree({**folders, **entries})
 

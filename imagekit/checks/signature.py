@@ -1,6 +1,5 @@
 """Signatures: whether an artifact is accepted, and whether a change of it is noticed."""
 
-import shutil
 from pathlib import Path
 
 from imagekit.artifact import MANIFEST_SUFFIX, SIGNATURE_SUFFIX, Artifact, load
@@ -25,14 +24,15 @@ def unnoticed(artifact: Artifact, key: Key) -> list[str]:
 
 
 def _is_noticed(artifact: Artifact, name: str, key: Key) -> bool:
-    from tempfile import TemporaryDirectory  # every definition imports this module, also where nothing is tested
+    from shutil import copyfile  # here: every definition imports this module, also where nothing is tested
+    from tempfile import TemporaryDirectory
 
     with TemporaryDirectory() as folder:
         for file in artifact.path.parent.iterdir():
             (Path(folder) / file.name).symlink_to(file)
         changed = Path(folder) / name
         changed.unlink()
-        shutil.copyfile(artifact.path.parent / name, changed)
+        copyfile(artifact.path.parent / name, changed)
         _flip(changed)
         try:
             return bool(refusal(load(_manifest(Path(folder), artifact)), key))

@@ -17,7 +17,7 @@ from uuid import UUID
 from imagekit import early
 from imagekit.arch import ARCHES
 from imagekit.artifact import Job
-from imagekit.disk import fat, gpt, grub, ids, initrd, roots, uki
+from imagekit.disk import fat, gpt, grub, ids, initrd, uki
 from imagekit.disk.sparse import Piece, Sparse, laid
 from imagekit.errors import Problem
 from imagekit.tree import Slice, Tree
@@ -72,6 +72,8 @@ def root(tree: Tree, *, job: Job) -> list[Part]:
     layout, seed = job.layout, tree.digest
     if layout.root == "initrd":
         return []
+    from imagekit.disk import roots  # here: most disks have their root in the initrd
+
     written = roots.write(without_boot(tree), kind=layout.root, seed=seed, job=job)
     found = [Part("root", ROOTS[job.arch], _of(written), READ_ONLY)]
     if layout.changes == "disk":

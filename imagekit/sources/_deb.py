@@ -33,9 +33,7 @@ DEEDS = {  # what a script does that an image must declare: the word of the note
     "trigger": r"(?:activate|activate-noawait|activate-await)\s.*|ldconfig\b.*|dpkg-trigger\s.*",
     "refresh": r"(?:update-ca-certificates|depmod|update-initramfs|fc-cache|update-mime-database)\b.*",
 }
-_DEEDS = {
-    word: re.compile(r"^[ \t]*(?:if\s+|!\s+|then\s+)*(" + deed + ")", re.MULTILINE) for word, deed in DEEDS.items()
-}
+_DEED = r"(?m)^[ \t]*(?:if\s+|!\s+|then\s+)*({})"  # compiled when a script is read: a warm build reads none
 _SHELL_TAIL = re.compile(r"\s*(?:\d?>|\|\||&&|;|\|).*")
 
 
@@ -182,8 +180,8 @@ def _deeds(control: dict[str, str]) -> list[str]:
     """What the scripts would have done, as words; found, not understood: a person declares what the image needs."""
     text = "\n".join(control.get(script, "") for script in SCRIPTS).replace("\\\n", " ")
     found: dict[str, None] = {}
-    for word, deed in _DEEDS.items():
-        for match in deed.finditer(text):
+    for word, deed in DEEDS.items():
+        for match in re.finditer(_DEED.format(deed), text):
             command = " ".join(_SHELL_TAIL.sub("", match[1]).split())
             found[f"{word}: {command[:200]}"] = None
     return list(found)
