@@ -33,6 +33,7 @@ if {zlib}:
 keys = [signedfile.Public(bytes.fromhex("{number}"), bytes.fromhex("{public}"))]
 handle = os.open(sys.argv[1], os.O_RDONLY)
 signed = signedfile.read(handle, keys)
+unpack.reuse_memory()
 unpack.unpack(signedchunks.pieces(handle, signed, threads={threads}), sys.argv[2], durable=False)
 """
 FLOOR, BALI = "libdeflate, files written (C): the floor", "Go, as bali does it (twice unzipped)"

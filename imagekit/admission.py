@@ -22,7 +22,7 @@ from imagekit import arrivals, inuse, key, mounting, namespace, options, roots, 
 from imagekit import asked as typed
 from imagekit import unpack as unpacking
 from imagekit.asked import Asked, Entry, Mounted, Tree
-from imagekit.disk import inflate, signedchunks, signedfile
+from imagekit.disk import inflate, newtree, signedchunks, signedfile
 from imagekit.errors import Problem, RigProblem
 from imagekit.mounting import COVER
 
@@ -270,7 +270,8 @@ def _signed(path: Path, keys: Sequence[key.Key] | None, *, name: str = "") -> So
     said = signed.said
 
     def unpacked(draft: str) -> None:
-        policy = unpacking.FOREIGN if keys is None else unpacking.SIGNED
+        unpacking.reuse_memory()
+        policy = newtree.FOREIGN if keys is None else newtree.SIGNED
         pieces = signedchunks.pieces(handle, signed)
         if (
             draft != COVER

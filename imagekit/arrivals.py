@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from imagekit import inuse, roots
 from imagekit import unpack as unpacking
-from imagekit.disk import inflate
+from imagekit.disk import inflate, newtree
 from imagekit.errors import Problem
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def is_plain(path: Path) -> bool:
 def unpack_plain(path: Path, into: str) -> dict[str, int]:
     """Unpack a tar or tar.gz of a stranger; what of it was left out."""
     pieces = inflate.ahead(inflate.plain(_pieces(path)))
-    return unpacking.unpack(pieces, into, policy=unpacking.FOREIGN, durable=False).left_out
+    return unpacking.unpack(pieces, into, policy=newtree.FOREIGN, durable=False).left_out
 
 
 def _pieces(path: Path) -> Iterator[bytes]:

@@ -16,8 +16,8 @@ from evil_tars import EVIL
 from tar_kit import END, V7, folder, gnu, link, member, pax
 
 from imagekit import namespace, unpack
+from imagekit.disk import newtree, tarread
 from imagekit.disk import tar as tar_of_ours
-from imagekit.disk import tarread
 from imagekit.errors import Problem, RigProblem
 from imagekit.tree import Entry, file
 
@@ -43,7 +43,7 @@ def listing(root: Path) -> dict[str, tuple[object, ...]]:
     return found
 
 
-def unpacked(tar: bytes, into: Path, *, policy: unpack.Policy = unpack.SIGNED, piece: int = 1000) -> unpack.Unpacked:
+def unpacked(tar: bytes, into: Path, *, policy: newtree.Policy = newtree.SIGNED, piece: int = 1000) -> unpack.Unpacked:
     pieces = (tar[at : at + piece] for at in range(0, len(tar), piece))
     return unpack.unpack(pieces, str(into), policy=policy, durable=False)
 
@@ -159,8 +159,8 @@ def test_policies(tmp_path: Path) -> None:
         + member(b"noted")
         + END
     )
-    foreign = unpacked(tar, tmp_path / "foreign", policy=unpack.FOREIGN)
-    assert foreign.left_out == {unpack.BITS: 1, unpack.DEVICES: 1, unpack.XATTRS: 2}
+    foreign = unpacked(tar, tmp_path / "foreign", policy=newtree.FOREIGN)
+    assert foreign.left_out == {newtree.BITS: 1, newtree.DEVICES: 1, newtree.XATTRS: 2}
     assert stat.S_IMODE((tmp_path / "foreign/su").stat().st_mode) == 0o755
     assert not (tmp_path / "foreign/null").exists()
     signed = unpacked(tar, tmp_path / "signed")
@@ -221,8 +221,8 @@ def test_an_ordinary_user_gets_all_but_what_only_root_may_make(tmp_path: Path, e
     )
     left_out = as_user(tmp_path, tar, enter)
     theirs = tmp_path / "theirs"
-    assert left_out.pop(unpack.OWNERS) >= 2
-    assert left_out == {unpack.BITS: 1, unpack.DEVICES: 1}
+    assert left_out.pop(newtree.OWNERS) >= 2
+    assert left_out == {newtree.BITS: 1, newtree.DEVICES: 1}
     assert (theirs / "d/a").read_bytes() == b"x"
     assert stat.S_IMODE((theirs / "d").stat().st_mode) == 0o500
     assert stat.S_IMODE((theirs / "su").stat().st_mode) == 0o755
@@ -264,7 +264,7 @@ def test_a_folder_that_comes_after_what_lies_in_it_gets_its_own_mode(tmp_path: P
 
 
 def test_works_without_openat2(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(unpack, "OPENAT2", 100_000)  # ENOSYS
+    monkeypatch.setattr(newtree, "OPENAT2", 100_000)  # ENOSYS
     unpacked(member(b"a/b/c", b"x") + END, tmp_path / "tree")
     assert (tmp_path / "tree/a/b/c").read_bytes() == b"x"
     with pytest.raises(Problem, match="no folder"):
@@ -276,12 +276,12 @@ def test_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         unpack.unpack(iter([member(b"a", bytes(5000)) + END]), str(tmp_path / "a"), most=5000)
     with pytest.raises(Problem, match="follows the end"):
         unpack.unpack(chain([member() + END], (bytes(1 << 20) for _ in iter(int, 1))), str(tmp_path / "b"))
-    monkeypatch.setattr(unpack, "MAX_ENTRIES", 20)
+    monkeypatch.setattr(newtree, "MAX_ENTRIES", 20)
     with pytest.raises(Problem, match="more than 20 members"):
         unpacked(b"".join(member(b"%d" % number) for number in range(21)) + END, tmp_path / "c")
     with pytest.raises(Problem, match="more than 20 members"):
         unpacked(member(b"/".join([b"x"] * 22)) + END, tmp_path / "c2")
-    monkeypatch.setattr(unpack, "MAX_FOLDERS", 500)
+    monkeypatch.setattr(newtree, "MAX_FOLDERS", 500)
     with pytest.raises(Problem, match="too many folders"):
         unpacked(b"".join(folder(b"%d" % number) for number in range(9)) + END, tmp_path / "d")
     assert list(tmp_path.iterdir()) == []
