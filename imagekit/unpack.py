@@ -127,13 +127,23 @@ def _draft(within: int, name: str) -> tuple[str, int]:
         draft = f".{name}.{os.urandom(8).hex()}.draft"
         try:
             os.mkdir(draft, 0o700, dir_fd=within)
-            handle = os.open(draft, FOLDER, dir_fd=within)
+            handle = _locked(draft, within)
         except OSError as error:
             raise RigProblem(f"cannot unpack {name}: {error.strerror}", "make room, or unpack elsewhere") from error
-        flock(handle, LOCK_EX)
         if os.fstat(handle).st_nlink:
             return draft, handle
         os.close(handle)  # somebody took it for abandoned before it was locked
+
+
+def _locked(draft: str, within: int) -> int:
+    handle = os.open(draft, FOLDER, dir_fd=within)
+    try:
+        flock(handle, LOCK_EX)
+    except OSError:  # of NFS, where only what can be written to is locked
+        os.close(handle)
+        os.rmdir(draft, dir_fd=within)
+        raise
+    return handle
 
 
 def _remove_abandoned(name: str, within: int) -> None:

@@ -317,6 +317,16 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path) -> None:
         subprocess.run(["umount", small], check=True)
 
 
+def test_where_nothing_can_be_locked_nothing_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(9, "Bad file descriptor")  # NFS's answer for a folder
+
+    monkeypatch.setattr(unpack, "flock", refuse)
+    with pytest.raises(RigProblem, match="Bad file descriptor"):
+        unpacked(member(b"a") + END, tmp_path / "tree")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_who_was_faster_keeps_the_name(tmp_path: Path) -> None:
     unpacked(member(b"a", b"1") + END, tmp_path / "tree")
     unpacked(member(b"a", b"2") + END, tmp_path / "tree")
