@@ -34,7 +34,7 @@ def licence(copyright: bytes) -> str:
     text = copyright.decode("utf-8", "replace")
     if not FORMAT.match(text):
         return ""
-    found = {_stated(line) for line in FIELD.findall(text)}
+    found = {_stated(line) for line in set(FIELD.findall(text))}  # most stand there many times
     if len(found) == 1:
         return found.pop().text
     return " AND ".join(sorted(f"({one.text})" if one.is_choice else one.text for one in found))
