@@ -10,7 +10,8 @@ processor time of all that a row starts. Two tables:
              that starts and does nothing. Peers: bubblewrap, crun, runc, systemd-nspawn, podman.
     large    a root of so many megabytes, out of this machine's /usr: as an EROFS, cached, ephemeral. The floor of the
              last is libdeflate-gunzip, then tar that writes to memory. Peers: tar on gzip by a shell, tar.bz2 by a
-             shell (what nix-bundle's programs do), makeself.
+             shell (what nix-bundle's programs do), makeself, and where there is Go a program that
+             does what bali does (peer_bali.go).
 
 Peers are those of this machine and of FOLDER, where Debian's packages were unpacked (`dpkg -x`), which is laid over
 /usr for this process alone; one that is not there, or does not run here, is left out and named. Ends with 1 where a
@@ -231,6 +232,13 @@ def large(place: Path, megabytes: int) -> Iterator[Row]:
     subprocess.run(["tar", "-cjf", str(place / "image.tar.bz2"), "-C", str(root), "."], check=True)
     yield Row("sh: tar.bz2, floor (as nix-bundle)", ["sh", "-c", f"{shell} tar -xjf {place}/image.tar.bz2 {run}"],
               than=least)  # fmt: skip
+    go = shutil.which("go")
+    if go:
+        (place / "bali").mkdir()
+        made = str(place / "peer_bali")
+        env = {**os.environ, "GOCACHE": str(place / "go"), "GOFLAGS": "-mod=mod", "GO111MODULE": "off"}
+        subprocess.run([go, "build", "-o", made, str(PROJECT / "benchmarks/peer_bali.go")], check=True, env=env)
+        yield Row("Go: what bali does", [made, str(image), str(place / "bali"), "/payload"], than=least)
     if shutil.which("makeself"):
         argv = ["makeself", "--quiet", "--gzip", str(root), str(place / "makeself.run"), "bench", "./payload"]
         if subprocess.run(argv, check=False, capture_output=True).returncode == 0:
