@@ -23,7 +23,8 @@ from imagekit.errors import Problem
 
 LARGEST = 1 << 27  # bytes of all records
 NAMED = 24  # hexadecimal digits: nobody finds two packages that begin with the same ones
-SHARE = {"package": 8, "image": 4}  # one in so many names begins a piece
+SHARE = {"package": 8, "image": 4}  # one in so many names begins a piece, whatever stands before it
+ENOUGH = 16 << 10  # bytes of a piece that ends with its last name
 Row = list[str]
 
 
@@ -31,7 +32,7 @@ def pieces(known: Known) -> Iterator[bytes]:
     """The records, each piece large enough for a blob and small enough for one; the same for the same images."""
     held, last = b"", ""
     for kind, name, line in _lines(known):
-        begins = name != last and crc32(name.encode()) % SHARE[kind] == 0
+        begins = name != last and (crc32(name.encode()) % SHARE[kind] == 0 or len(held) >= ENOUGH)
         if held and len(held) >= chunks.LEAST and (begins or len(held) + len(line) > chunks.MOST):
             yield held
             held = b""
