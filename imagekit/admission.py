@@ -54,7 +54,7 @@ class Ephemeral:
     def __init__(self, source: Source, why: Sequence[str]) -> None:
         self.source, self.entry, self.why = source, source.entry, why
 
-    def stage(self, kept: int) -> None:
+    def stage(self, kept: int) -> bool:
         """Unpack it and stand in it, in a mount namespace of our own."""
         machine = os.open(COVER, os.O_PATH | os.O_CLOEXEC)
         namespace.mount("tmpfs", COVER, "tmpfs", flags=namespace.MS_NODEV, options="mode=755")
@@ -67,11 +67,11 @@ class Ephemeral:
         except Problem as problem:
             raise OSError(0, str(problem)) from problem
         if kept >= 0 or is_mounted:
-            namespace.stage(f"{COVER}/root", kept=kept, sys=sys)
-        else:
-            namespace.bind(f"{COVER}/root", f"{COVER}/root")
-            os.chdir(f"{COVER}/root")
-            namespace.dress(sys=sys)
+            return namespace.stage(f"{COVER}/root", kept=kept, sys=sys)
+        namespace.bind(f"{COVER}/root", f"{COVER}/root")
+        os.chdir(f"{COVER}/root")
+        namespace.dress(sys=sys)
+        return True
 
 
 Admitted = Tree | Ephemeral
@@ -158,6 +158,8 @@ def _placed(source: Source, *, ephemeral: bool) -> Admitted:
     if not reason:
         try:
             os.makedirs(cache, mode=0o700, exist_ok=True)  # noqa: PTH103
+            if why := roots.usable(cache):  # another was faster
+                raise OSError(0, why)
             inuse.enter(Path(cache))
             held = roots.hold(cache, source.digest)
             how = "was there" if held else "was unpacked now"

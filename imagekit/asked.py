@@ -52,10 +52,12 @@ class Tree:
     def __init__(self, root: str, *, entry: Entry, why: "Sequence[str]") -> None:
         self.root, self.entry, self.why = root, entry, why
 
-    def stage(self, kept: int) -> None:
-        """Stand in it, in a mount namespace of our own."""
-        if not namespace.stage(self.root, kept=kept) and kept >= 0:
+    def stage(self, kept: int) -> bool:
+        """Stand in it, in a mount namespace of our own; whether it can be written to."""
+        is_writable = namespace.stage(self.root, kept=kept)
+        if kept >= 0 and not is_writable:
             raise OSError(0, "--persist: this kernel allows no overlay over that folder, nothing could be kept")
+        return is_writable
 
 
 class Mounted(Tree):
@@ -65,10 +67,10 @@ class Mounted(Tree):
         super().__init__(on, entry=entry, why=why)
         self.image = image
 
-    def stage(self, kept: int) -> None:
+    def stage(self, kept: int) -> bool:
         """Mount it in a mount namespace of our own, and stand in it below an overlay."""
         mount_image(self.image, self.root)
-        super().stage(kept)
+        return super().stage(kept)
 
 
 def mount_image(image: str, root: str) -> None:

@@ -82,10 +82,13 @@ def is_mapped() -> bool:
         return file.read(100).split() != [b"0", b"0", b"4294967295"]
 
 
-def again_as(user: int, group: int) -> None:
-    """Give our one id, in a user namespace, other numbers: by a further one of these."""
+def again_as(user: int, group: int, *, flags: int = 0) -> None:
+    """Give our one id, in a user namespace, other numbers: by a further one of these.
+
+    With CLONE_NEWNS what is read-only stays so: who is root in there may not change mounts of the first.
+    """
     outer = os.getuid(), os.getgid()
-    _check(_libc.unshare(CLONE_NEWUSER), "make a second user namespace")
+    _check(_libc.unshare(CLONE_NEWUSER | flags), "make a second user namespace")
     _map((user, outer[0]), (group, outer[1]))
 
 
@@ -355,13 +358,15 @@ def main(words: list[str]) -> int:
         if "--usr" in options:
             over_usr(options["--usr"])
         if "--root" in options:
-            unshare(CLONE_NEWPID, inside=0)
+            mapped = unshare(CLONE_NEWPID, inside=0)
         if "--die-with" in options:
             die_with(int(options["--die-with"]))
         if "--root" in options:
             contain()
             writable = stage(options["--root"], writable=options.get("--writes") != "no")
             pivot()
+            if mapped and not writable:
+                again_as(0, 0, flags=CLONE_NEWNS)
             return under_init(argv, env, int(options.get("--builtins", -1))) if argv else _tell(writable)
     except OSError as error:
         say(str(error.strerror or error))

@@ -8,7 +8,7 @@ BOOT are 8 digits of the kernel's boot id: a power cut may tear files that were 
 because a program inherits its descriptor: by one of a folder it could walk up and out, into the machine's own files.
 """
 
-# ruff: noqa: PTH102, PTH103, PTH104, PTH116, PTH208 - pathlib costs as much as the rest of a start
+# ruff: noqa: PTH102, PTH103, PTH104, PTH116, PTH120, PTH208 - pathlib costs as much as the rest of a start
 
 import os
 
@@ -46,16 +46,22 @@ class Held:
 
 
 def usable(location: str) -> str:
-    """Why a cache may not be used; empty when it may. Another's could be changed by him while we run in it."""
-    try:
-        found = os.stat(location)
-    except FileNotFoundError:
-        return ""
-    except OSError as error:
-        return f"{location}: {error.strerror}"
-    if found.st_uid != os.geteuid():
-        return f"{location} belongs to user {found.st_uid}"
-    return f"{location} can be written to by others" if found.st_mode & 0o022 else ""
+    """Why a cache may not be used; empty when it may. Another's could be changed by him while we run in it.
+
+    Where there is none yet, it is to be made in a folder of ours, or of root: not in another's home (`sudo -E`).
+    """
+    place, owners = location, {os.geteuid()}
+    while True:
+        try:
+            found = os.stat(place)
+            break
+        except FileNotFoundError:
+            place, owners = os.path.dirname(place), {os.geteuid(), 0}
+        except OSError as error:
+            return f"{location}: {error.strerror}"
+    if found.st_uid not in owners:
+        return f"{place} belongs to user {found.st_uid}"
+    return f"{location} can be written to by others" if place == location and found.st_mode & 0o022 else ""
 
 
 def hold(location: str, digest: str) -> Held | None:

@@ -61,9 +61,11 @@ def run(asked: Asked) -> int:
         limits.apply(memory=asked.memory, cpus=asked.cpus, pids=asked.pids, say=namespace.say)
     mapped = _unshare()
     shown = fitting.opened(volumes)
-    found.stage(os.open(folder, os.O_PATH | os.O_CLOEXEC) if folder else -1)
+    is_writable = found.stage(os.open(folder, os.O_PATH | os.O_CLOEXEC) if folder else -1)
     fitting.place(shown)
     namespace.pivot()
+    if mapped and not (is_writable and all(not is_read_only for _, _, is_read_only in shown)):
+        namespace.again_as(os.getuid(), os.getgid(), flags=namespace.CLONE_NEWNS)
     return _become(asked, found.entry, mapped=mapped)
 
 

@@ -269,20 +269,44 @@ def test_limits_hold_and_leave_no_group(run):
 # --- who may ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.skipif(not IS_ROOT, reason="the caller is an ordinary user already")
-def test_an_ordinary_user_is_root_in_there(root, place):
+@pytest.fixture
+def as_another(root, place):
+    """Run a shell's line in the root as an ordinary user; options come before it."""
+    if not IS_ROOT:
+        pytest.skip("the caller is an ordinary user already")
     python = next((p for p in ("/usr/bin/python3", sys.executable) if is_startable(p)), None)
     if python is None:
         pytest.skip("no Python here that another user can start")
     package = place / "package/imagekit"
     shutil.copytree(HOME / "imagekit", package, ignore=lambda *_: ["inside", "__pycache__"], dirs_exist_ok=True)
     code = f"import sys; sys.path.insert(0, {str(package.parent)!r}); from imagekit import cli; sys.exit(cli.main())"
+
+    def start(line: str, *options):
+        argv = [python, "-I", "-S", "-c", code, "run", root, "--insecure", *options, "--", "sh", "-c", line]
+        return subprocess.run(
+            argv, check=False, capture_output=True, text=True, user=NOBODY, group=NOBODY, extra_groups=[]
+        )
+
+    return start
+
+
+def test_an_ordinary_user_is_root_in_there(as_another):
     line = "read none first rest < /proc/self/uid_map; echo $first; cat /etc/hello; echo new > /tmp/new; cat /tmp/new"
-    done = subprocess.run(
-        [python, "-I", "-S", "-c", code, "run", root, "--insecure", "--", "sh", "-c", line],
-        check=False, capture_output=True, text=True, user=NOBODY, group=NOBODY, extra_groups=[],
-    )  # fmt: skip
+    done = as_another(line)
     assert done.stdout == f"{NOBODY}\nfrom the root\nnew\n", done.stderr
+
+
+def test_who_is_root_in_there_opens_no_read_only_folder(as_another, root, place):
+    """A user namespace may change what it mounted; so the program is in a second one."""
+    small_root.copy_program(Path("/bin/mount"), root)
+    shared = place / "closed"
+    shared.mkdir()
+    os.chown(shared, NOBODY, NOBODY)
+    line = "mount -o remount,rw,bind /srv; echo evil > /srv/f; mount -t tmpfs none /tmp && echo mounts"
+    done = as_another(line, "-v", f"{shared}:/srv:ro")
+    assert (done.stdout, list(shared.iterdir())) == ("mounts\n", []), done.stderr
+    assert as_another("echo new > /srv/f", "-v", f"{shared}:/srv").returncode == 0
+    assert (shared / "f").read_text() == "new\n"
 
 
 def is_startable(python: str) -> bool:

@@ -26,9 +26,8 @@ def start(tmp_path):
 
     def start(image: Path, line: str, *options, **env: str):
         given = words("--explain", *options, image, "--", "sh", "-c", line)
-        return subprocess.run(
-            given, check=False, capture_output=True, text=True, timeout=120, env=environment(tmp_path / "cache", **env)
-        )
+        env = {**environment(tmp_path / "cache"), **env}
+        return subprocess.run(given, check=False, capture_output=True, text=True, timeout=120, env=env)
 
     return start
 
@@ -52,6 +51,16 @@ def test_in_memory_when_asked_or_where_the_cache_cannot_be(start, image, tmp_pat
     (tmp_path / "cache").chmod(0o777)
     done = start(image, "cat /etc/hello")
     assert (done.stdout, "can be written to by others" in done.stderr) == ("from the image\n", True), done.stderr
+
+
+@pytest.mark.skipif(not IS_ROOT, reason="gives a folder away")
+def test_no_cache_is_made_in_anothers_home(start, image, tmp_path):
+    home = tmp_path / "home"
+    home.mkdir()
+    os.chown(home, 65534, 65534)
+    done = start(image, "cat /etc/hello", IMAGEKIT_CACHE=str(home / "a/cache"))
+    assert (done.stdout, f"{home} belongs to user 65534" in done.stderr) == ("from the image\n", True), done.stderr
+    assert not list(home.iterdir())
 
 
 @pytest.mark.skipif(not IS_ROOT, reason="mounts a small disk")
