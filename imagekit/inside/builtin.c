@@ -48,13 +48,14 @@ static int read_file(char **argv)
 static int store(int file, uint64_t *size, char *hex)
 {
     ssize_t n;
-    sha256_begin();
+    struct sha256 sum;
+    sha256_begin(&sum);
     for (*size = 0; (n = read(0, data, sizeof data)) > 0; *size += (uint64_t)n) {
         for (ssize_t done = 0, m; done < n; done += m)
             if ((m = write(file, data + done, (size_t)(n - done))) < 0) return -1;
-        sha256_add(data, (size_t)n);
+        sha256_add(&sum, data, (size_t)n);
     }
-    sha256_end(hex);
+    sha256_end_hex(&sum, hex);
     return n < 0 || fsync(file) ? -1 : 0;
 }
 
@@ -94,11 +95,12 @@ static const char *kind_of(mode_t mode)
 static int digest(const char *path, char *hex)
 {
     ssize_t n;
+    struct sha256 sum;
     int file = open(path, O_RDONLY | O_NONBLOCK | O_NOCTTY | O_NOFOLLOW);
     if (file < 0) return -1;
-    sha256_begin();
-    while ((n = read(file, data, sizeof data)) > 0) sha256_add(data, (size_t)n);
-    sha256_end(hex);
+    sha256_begin(&sum);
+    while ((n = read(file, data, sizeof data)) > 0) sha256_add(&sum, data, (size_t)n);
+    sha256_end_hex(&sum, hex);
     return n < 0 ? -1 : close(file);
 }
 

@@ -1,18 +1,13 @@
 /* What the built-in commands share; builtin.c says what they are. */
 
 #include "agent.h"
+#include "sha256.h"
 #include <sys/stat.h>
 
 /* ---- builtin.c ---- */
 
 int complain_of(const char *what); /* one line on stderr about errno; returns 1, for an exit code */
 int put_out(const void *bytes, size_t size);
-
-/* ---- sha256.c: one digest at a time ---- */
-
-void sha256_begin(void);
-void sha256_add(const uint8_t *bytes, size_t size);
-void sha256_end(char hex[65]);
 
 /* ---- tail.c ---- */
 
