@@ -68,7 +68,7 @@ def place(volumes: "Iterable[Opened]") -> None:
 def keep(folder: str) -> str:
     """A folder that is to keep what is written, made and locked against a second run as long as this one lives."""
     os.makedirs(folder, exist_ok=True)
-    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    flags = os.O_RDONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # the program will hold it, too
     handle = os.open(f"{folder}/lock", flags, 0o600)
     try:
         namespace.lock(handle, namespace.LOCK_EX | namespace.LOCK_NB)
