@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import signed_rig
 
-from imagekit import cli, key, plugs, unit
+from imagekit import bundle, cli, key, plugs, unit
 from imagekit.errors import Problem
 from imagekit.image import Image, Service
 from imagekit.unit import Program, Volume, Wishes
@@ -294,6 +294,18 @@ def test_a_signed_file_starts_its_own_program_or_another(capsys: Said) -> None:
     assert said.startswith("# web.service\n")
     assert "\n# web.socket\n" in said
     assert rows(said, "Service")["ExecStart"][0].endswith(" -v /b:/c /a -- /x -c --")
+
+
+@pytest.mark.parametrize("read_only", [False, True])
+def test_a_bundle_is_started_unless_its_launcher_is_another(folder: Path, capsys: Said, read_only: bool) -> None:
+    bundle.bundle(folder / "web.tar.gz", folder / "app", keys=[SIGNER], read_only=read_only)
+    assert cli.main(["unit", "systemd", "app", "--at", "/opt/app"]) == 0
+    assert rows(capsys.readouterr().out, "Service")["ExecStart"] == [":/opt/app"]
+    whole = (folder / "app").read_bytes()
+    for evil in (b"\x7fELF" + bytes(4092) + whole[4096:], bytes(4096) + whole, b"#!/bin/sh\n".ljust(4096) + whole):
+        (folder / "app").write_bytes(evil)
+        assert cli.main(["unit", "systemd", "app", "--at", "/opt/app"]) == 1
+        assert "app: its launcher is none that this imagekit has" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

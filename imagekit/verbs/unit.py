@@ -4,7 +4,7 @@ from argparse import ArgumentParser, Namespace
 from dataclasses import replace
 from hashlib import file_digest
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from imagekit import plugs, unit, usage
 from imagekit.errors import Problem
@@ -66,11 +66,24 @@ def _verified(path: Path, key: Key) -> "tuple[Signed, str]":
         with open(path, "rb") as file:
             signed = signedfile.read(file.fileno(), [key], in_bundle=True)
             signedchunks.check(file.fileno(), signed)
+            if signed.start:
+                _check_launcher(file, signed)
             return signed, file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise Problem(f"cannot read {path}: {error.strerror}") from error
     except Problem as problem:
         raise type(problem)(f"{path}: {problem.message}", problem.hint) from problem
+
+
+def _check_launcher(file: BinaryIO, signed: "Signed") -> None:
+    """Raise a Problem unless one of our launchers stands before the image: it runs first, and nobody signed it."""
+    from imagekit import bundle
+
+    known = [bundle.launcher(arch, signed, read_only=way) for arch in bundle.ARCHES for way in (False, True)]
+    begins = file.read(signed.start) if signed.start in map(len, known) else b""
+    if begins not in known:
+        raise Problem("its launcher is none that this imagekit has", "make it again: `imagekit bundle`")
+    file.seek(0)
 
 
 def _program(asked: Namespace, path: Path, signed: "Signed", digest: str) -> Program:
