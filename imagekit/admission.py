@@ -333,7 +333,7 @@ def _extract(image: str, root: str) -> None:
 
     _tell("this kernel does not mount the EROFS for us: it is unpacked, once")
     tools = toolbox.tools("fsck.erofs", store=open_store())
-    owners = [] if os.geteuid() == 0 and not namespace.is_mapped() else ["--no-preserve-owner"]
+    owners = [] if os.geteuid() == 0 and not mounting.is_mapped() else ["--no-preserve-owner"]
     argv = tools.argv("fsck.erofs", f"--extract={root}", "--overwrite", "--preserve-perms", *owners, image)
     done = host.run(argv, ok=None)
     if done.code or b"<E>" in done.stderr + done.stdout:  # its exit status does not tell all

@@ -35,6 +35,12 @@ def is_possible(image: str) -> bool:
     return os.waitpid(child, 0)[1] == 0
 
 
+def is_mapped() -> bool:
+    """Whether user ids mean something else here than on the machine: not all of them are mapped to themselves."""
+    with open("/proc/self/uid_map", "rb", buffering=0) as file:
+        return file.read(100).split() != [b"0", b"0", b"4294967295"]
+
+
 def mount_unnamed(write: "Callable[[int], None]", beside: str) -> bool:
     """Mount a file system out of a file without a name, in the first place where that can be; False for nowhere."""
     os.mkdir(f"{COVER}/root")

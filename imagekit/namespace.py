@@ -76,12 +76,6 @@ def unshare(flags: int = 0, *, inside: int | None = None) -> bool:
     return mapped
 
 
-def is_mapped() -> bool:
-    """Whether user ids mean something else here than on the machine: not all of them are mapped to themselves."""
-    with open("/proc/self/uid_map", "rb", buffering=0) as file:
-        return file.read(100).split() != [b"0", b"0", b"4294967295"]
-
-
 def again_as(user: int, group: int, *, flags: int = 0) -> None:
     """Give our one id, in a user namespace, other numbers: by a further one of these.
 
@@ -337,6 +331,12 @@ def under_init(argv: list[str], env: dict[str, str], builtins: int = -1) -> int:
             return _exit_code(status)
 
 
+def restore_signals() -> None:
+    """Python ignores these from its start on, and a program would go on doing so: signal(7), execve(2)."""
+    for number in (13, 25):  # SIGPIPE, SIGXFSZ
+        _libc.signal(number, None)
+
+
 def say(line: str) -> None:
     """One line on stderr, without what a print could import."""
     os.write(2, f"imagekit: {line}\n".encode("utf-8", "surrogateescape"))
@@ -365,6 +365,7 @@ def main(words: list[str]) -> int:
             contain()
             writable = stage(options["--root"], writable=options.get("--writes") != "no")
             pivot()
+            restore_signals()
             if mapped and not writable:
                 again_as(0, 0, flags=CLONE_NEWNS)
             return under_init(argv, env, int(options.get("--builtins", -1))) if argv else _tell(writable)

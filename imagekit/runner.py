@@ -92,6 +92,7 @@ def _become(asked: Asked, entry: Entry, *, mapped: bool) -> int:
     from imagekit import fitting
 
     fitting.end_exemption()
+    namespace.restore_signals()
     home, user = "/root", asked.user or entry.user
     if user not in ("", "0:0", "0"):
         home = fitting.become(user, mapped=mapped)[3]

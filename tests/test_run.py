@@ -93,6 +93,14 @@ def test_a_signal_ends_the_program_itself(root, cache, number):
     assert program.returncode == -number
 
 
+def test_no_signal_is_ignored_that_the_caller_does_not_ignore(run):
+    """Python ignores SIGPIPE, and `yes | head` would complain instead of ending."""
+    line = "while read name value; do case $name in SigIgn:) echo $value;; esac; done < /proc/self/status"
+    assert int(run(line).stdout, 16) == 0
+    ignoring = run(line, preexec_fn=lambda: signal.signal(signal.SIGUSR1, signal.SIG_IGN))
+    assert int(ignoring.stdout, 16) == 1 << (signal.SIGUSR1 - 1)
+
+
 def test_it_stops_and_goes_on(root, cache):
     argv = words(root, "--insecure", "--", "sh", "-c", "echo runs; read line; echo $line")
     pipe = subprocess.PIPE
