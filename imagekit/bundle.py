@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from imagekit import host
-from imagekit.disk import signedfile
+from imagekit.disk import signedchunks, signedfile
 from imagekit.disk.signedfile import BLOCK, Signed
 from imagekit.errors import Problem
 from imagekit.key import Key
@@ -59,6 +59,18 @@ def launcher(arch: str, signed: Signed, *, read_only: bool = False) -> bytes:
     program = (LAUNCHERS / f"launcher.{arch}").read_bytes()
     slot = MAGIC + signed.key.number + signed.key.public + bytes([read_only])
     return program + bytes(-(len(program) + SLOT) % BLOCK) + slot.ljust(SLOT, b"\0")
+
+
+def check(handle: int, keys: Sequence[Key]) -> Signed:
+    """What an open image or bundle says, if every byte of it is one that a key signed, or of a launcher of ours."""
+    signed = signedfile.read(handle, keys, in_bundle=True)
+    signedchunks.check(handle, signed)
+    if signed.start:
+        known = [launcher(arch, signed, read_only=way) for arch in ARCHES for way in (False, True)]
+        begins = os.pread(handle, signed.start, 0) if signed.start in map(len, known) else b""
+        if begins not in known:  # it is what would run first, and nobody signed it
+            raise Problem("its launcher is none that this imagekit has", "make it again: `imagekit bundle`")
+    return signed
 
 
 def _arch(signed: Signed, asked: str) -> str:

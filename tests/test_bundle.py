@@ -11,7 +11,7 @@ from evil_tars import EVIL
 from signed_rig import KEY, OTHER, handle_of
 from tar_kit import END, folder, link, member, pax
 
-from imagekit import bundle, signing
+from imagekit import bundle, cli, signing
 from imagekit.disk import signedfile
 from imagekit.errors import Problem
 
@@ -151,6 +151,25 @@ def test_no_changed_bit_is_run_verified_or_extracted(tmp_path):
         done = start(evil, "--bundle-verify")
         assert (done.returncode, done.stdout) == (125, ""), (at, done.stderr)
         assert done.stderr.startswith("evil: this file is damaged or was changed: "), (at, done.stderr)
+
+
+@pytest.mark.parametrize("read_only", [False, True])
+def test_every_byte_before_the_image_is_known_to_verify(tmp_path, read_only, capsys):
+    app = make(tmp_path, SH, payload=member(b"a", b"some text " * 50) + END, read_only=read_only)
+    key = tmp_path / "key.pub"
+    key.write_text(KEY.public_text())
+    assert cli.main(["verify", str(app), "--key", str(key)]) == 0
+    assert f"signed by {KEY.id}: " in capsys.readouterr().out
+    data, dice = app.read_bytes(), random.Random(7)
+    begins = data.rindex(b"imagekit bundle\n")
+    for at in (*range(begins, begins + 64), *(dice.randrange(begins) for _ in range(200))):
+        changed = bytearray(data)
+        changed[at] ^= 1 << dice.randrange(8)
+        with handle_of(bytes(changed)) as handle, pytest.raises(Problem, match="launcher is none"):
+            bundle.check(handle, [KEY])
+    for before in (bytes(4096), b"#!/bin/sh\n".ljust(4096, b"#"), data[:8192]):
+        with handle_of(before + data) as handle, pytest.raises(Problem, match="launcher is none"):
+            bundle.check(handle, [KEY])
 
 
 @pytest.mark.parametrize("words", [(), *KEPT], ids=lambda words: words[0] if words else "run")

@@ -87,7 +87,7 @@ def read(handle: int, keys: "Iterable[Trusted] | None", *, in_bundle: bool = Fal
     if start and not in_bundle:
         raise Problem(
             f"{start} bytes stand before the image, or in it, that nobody signed",
-            "a bundle is verified by itself: FILE --bundle-verify",
+            "of a bundle, `imagekit verify` knows the launcher; it starts by itself",
         )
     if start % BLOCK and found.said.payload == "erofs":
         raise Problem("its file system does not begin at a whole block")

@@ -4,7 +4,7 @@ from argparse import ArgumentParser, Namespace
 from dataclasses import replace
 from hashlib import file_digest
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING
 
 from imagekit import plugs, unit, usage
 from imagekit.errors import Problem
@@ -59,31 +59,16 @@ def _of_file(asked: Namespace, key: Key) -> Program:
 
 
 def _verified(path: Path, key: Key) -> "tuple[Signed, str]":
-    """What a signed file says, when all of it is what the key signed; and its sha256."""
-    from imagekit.disk import signedchunks, signedfile
+    """What a signed file or bundle says, when all of it is what the key signed; and its sha256."""
+    from imagekit import bundle
 
     try:
         with open(path, "rb") as file:
-            signed = signedfile.read(file.fileno(), [key], in_bundle=True)
-            signedchunks.check(file.fileno(), signed)
-            if signed.start:
-                _check_launcher(file, signed)
-            return signed, file_digest(file, "sha256").hexdigest()
+            return bundle.check(file.fileno(), [key]), file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise Problem(f"cannot read {path}: {error.strerror}") from error
     except Problem as problem:
         raise type(problem)(f"{path}: {problem.message}", problem.hint) from problem
-
-
-def _check_launcher(file: BinaryIO, signed: "Signed") -> None:
-    """Raise a Problem unless one of our launchers stands before the image: it runs first, and nobody signed it."""
-    from imagekit import bundle
-
-    known = [bundle.launcher(arch, signed, read_only=way) for arch in bundle.ARCHES for way in (False, True)]
-    begins = file.read(signed.start) if signed.start in map(len, known) else b""
-    if begins not in known:
-        raise Problem("its launcher is none that this imagekit has", "make it again: `imagekit bundle`")
-    file.seek(0)
 
 
 def _program(asked: Namespace, path: Path, signed: "Signed", digest: str) -> Program:

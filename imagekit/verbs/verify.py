@@ -4,8 +4,9 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from imagekit import artifact, deep, provenance, rebuild, signing, tested, usage
+from imagekit import artifact, bundle, deep, provenance, rebuild, signing, tested, usage
 from imagekit.artifact import Artifact
+from imagekit.disk.signedfile import Signed
 from imagekit.errors import Problem
 from imagekit.key import Key
 from imagekit.usage import Verb
@@ -37,13 +38,13 @@ def run(asked: Namespace) -> int:
 
 
 def _signed(path: Path, keys: Sequence[Key], asked: Namespace) -> None:
-    """A signed image, every chunk of it."""
+    """A signed image or a bundle, every chunk of it, and the launcher."""
     from imagekit.disk import signedfile
 
     wanted = [f"--{name}" for name in ("deep", *PROOFS) if getattr(asked, name)]
     if wanted:
         raise Problem(f"{path} is a signed image, which has no {wanted[0]}", "the artifact that it was made of may")
-    found = signing.verified(path, keys)
+    found = _whole(path, keys)
     said = found.said
     _asked.show(
         f"{path}: signed by {signedfile.id_of(found.number)}: {said.name} {said.version} {said.architecture} "
@@ -52,6 +53,14 @@ def _signed(path: Path, keys: Sequence[Key], asked: Namespace) -> None:
     if asked.export:
         for written in signing.export(found, path):
             print(f"  {written}")
+
+
+def _whole(path: Path, keys: Sequence[Key]) -> Signed:
+    try:
+        with signing.opened(path) as file:
+            return bundle.check(file.fileno(), keys)
+    except Problem as problem:
+        raise Problem(f"{path}: {problem.message}", problem.hint) from problem
 
 
 def _bali(asked: Namespace) -> int:
