@@ -109,7 +109,7 @@ def make(location: str, digest: str, fill: "Callable[[str], None]", *, say: "Cal
 def sweep(base: str, digest: str = "") -> None:
     """Remove what killed processes left, and a touched root of this digest or one of an earlier boot; none in use."""
     for name in os.listdir(base):
-        if not (name.endswith(DRAFT) or (digest and name.startswith(f"{digest}-"))):
+        if not (name.endswith(DRAFT) or (digest and name.startswith(f"{digest}-{FORM}-"))):
             continue
         place = f"{base}/{name}"
         handles = [handle for handle in map(_opened, (place, f"{place}/{LOCK}")) if handle >= 0]
