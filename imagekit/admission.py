@@ -163,13 +163,23 @@ def _placed(source: Source, *, ephemeral: bool) -> Admitted:
             inuse.enter(Path(cache))
             held = roots.hold(cache, source.digest)
             how = "was there" if held else "was unpacked now"
-            held = held or roots.make(cache, source.digest, source.fill, say=_tell)
+            if held is None:
+                held = roots.make(cache, source.digest, source.fill, say=_tell)
+                _trim(cache)
             held.outlive()
             return _entered(held, source, how)
         except (OSError, RigProblem) as error:
             reason = f"the cache cannot be used: {error.strerror if isinstance(error, OSError) else error.message}"
     where = "in a file without a name, or in memory" if source.write else "in memory"
     return Ephemeral(source, [source.signer, f"{where}, for this run alone: {reason}"])
+
+
+def _trim(cache: str) -> None:
+    """Make the cache as small as cache-size says; what others use stays, and what we are about to."""
+    from imagekit import room
+
+    if options.lookup(room.OPTION) is not None:
+        room.limit(Path(cache), room.most(), say=_tell)
 
 
 def _entered(held: roots.Held, source: Source, how: str) -> Tree:

@@ -11,6 +11,7 @@ from imagekit import key
 from imagekit.artifact import SIGNATURE_SUFFIX, Job, canonical
 from imagekit.formats import tar
 from imagekit.stores.directory import open_store
+from imagekit.tree import Tree, file
 
 HOME = Path(__file__).parent.parent
 KEYS = HOME / "fixtures/keys"
@@ -27,9 +28,11 @@ def environment(cache: Path, **more: str) -> dict[str, str]:
     return {**own, "PATH": os.environ["PATH"], **more}
 
 
-def make_image(folder: Path, *, arch: str = ARCH) -> Path:
+def make_image(folder: Path, *, arch: str = ARCH, more: str = "") -> Path:
+    """A signed artifact of the small root, with one more file if one is named; its manifest."""
     store = open_store(folder / "store")
-    written = tar.write(small_root.tree(), job=Job("small", "0", arch, store))["root"]
+    tree = Tree({**small_root.tree(), **({more: file(b"")} if more else {})})
+    written = tar.write(tree, job=Job("small", "0", arch, store))["root"]
     shutil.copy(store.path(written.sha256), folder / "small.tar.gz")
     part = {"role": "root", "file": "small.tar.gz", "size": written.size, "sha256": written.sha256}
     text = canonical({"name": "small", "arch": arch, "format": "tar", "kind": "root", "parts": [part]})

@@ -125,6 +125,15 @@ def clear(cache: Path) -> None:
     assert done.returncode in (0, 1), done.stderr
 
 
+def test_a_cache_stays_as_small_as_was_said(start, image, tmp_path):
+    other = make_image(tmp_path / "other", more="/etc/more")
+    start(other, ":")
+    first = {path.name for path in (tmp_path / "cache/roots").iterdir()}
+    assert start(image, "cat /etc/hello", IMAGEKIT_CACHE_SIZE="1M").stdout == "from the image\n"
+    assert not first & {path.name for path in (tmp_path / "cache/roots").iterdir()}
+    assert len(list((tmp_path / "cache/roots").iterdir())) == 1  # the one that was to be entered
+
+
 def test_a_killed_run_leaves_what_the_next_one_removes(start, image, tmp_path):
     name = "0" * 64 + "-2-00000000.7.draft"
     (tmp_path / "cache/roots" / name / "root").mkdir(parents=True)
