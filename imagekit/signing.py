@@ -145,9 +145,12 @@ def verified(path: Path, keys: Sequence[Key]) -> Signed:
 
 
 def is_signed(path: Path) -> bool:
-    """Whether a file has the end of a signed image, whoever signed it."""
-    with opened(path) as file:
-        return has_trailer(_end(file))
+    """Whether a file has the end of a signed image, whoever signed it; what cannot be read has none."""
+    try:
+        with opened(path) as file:
+            return has_trailer(_end(file))
+    except OSError:
+        return False
 
 
 def has_trailer(end: bytes) -> bool:
