@@ -39,6 +39,7 @@ GROUPS = {
     "oci": Group(("skopeo", "umoci")),  # the other readers of container images
     "minisign": Group(("minisign",)),  # the other reader of our keys and signatures
     "archives": Group(("libarchive-tools", "busybox-static", "pigz")),  # other readers of .tar.gz
+    "qemu-user": Group(("qemu-user",), r"/usr/bin/qemu-(arm|riscv64)"),  # runs the launchers of other architectures
 }
 TOOLS = {  # the lowest version that imagekit was tried with, or the first that has what it uses
     "qemu-system-x86_64": Tool("qemu-x86_64", "/usr/bin/qemu-system-x86_64", (7, 2)),
@@ -65,6 +66,8 @@ TOOLS = {  # the lowest version that imagekit was tried with, or the first that 
     "skopeo": Tool("oci", "/usr/bin/skopeo", (1, 9)),
     "umoci": Tool("oci", "/usr/bin/umoci", (0, 4, 7)),
     "minisign": Tool("minisign", "/usr/bin/minisign", (0, 11), "-v"),
+    "qemu-arm": Tool("qemu-user", "/usr/bin/qemu-arm", (7, 2)),
+    "qemu-riscv64": Tool("qemu-user", "/usr/bin/qemu-riscv64", (7, 2)),
     "bsdtar": Tool("archives", "/usr/bin/bsdtar", (3, 6)),
     "busybox": Tool("archives", "/usr/bin/busybox", (1, 30), "--help"),
     "pigz": Tool("archives", "/usr/bin/pigz", (2, 6)),

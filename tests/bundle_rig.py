@@ -19,7 +19,23 @@ from imagekit.tree import Entry, Tree, file
 ARCH = os.uname().machine
 IS_ROOT = os.getuid() == 0
 NOBODY = 65534
-APPLETS = ("cat", "chmod", "env", "false", "id", "ls", "mkdir", "pwd", "sh", "sleep", "stat", "touch", "true", "yes")
+APPLETS = (
+    "cat",
+    "chmod",
+    "env",
+    "false",
+    "id",
+    "ls",
+    "mkdir",
+    "mount",
+    "pwd",
+    "sh",
+    "sleep",
+    "stat",
+    "touch",
+    "true",
+    "yes",
+)
 
 
 @contextmanager

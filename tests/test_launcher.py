@@ -106,13 +106,25 @@ def test_the_user_is_the_images(cache, uid, cached):
     assert (done.stdout, done.returncode) == ("33\n44\n/\n", 0), done.stderr
 
 
-def test_a_read_only_root_is_that_and_has_memory_for_files(cache):
-    fixed = make(cache.parent, about("/bin/sh", "-c", "touch /new; touch /etc/hello; echo a > /tmp/a; cat /tmp/a"),
-                 read_only=True)  # fmt: skip
+@pytest.mark.parametrize("uid", USERS)
+def test_a_read_only_root_is_that_and_has_memory_for_files(cache, uid):
+    line = "touch /new; touch /etc/hello; echo a > /tmp/a; cat /tmp/a"
+    fixed = make(cache.parent, about("/bin/sh", "-c", line), read_only=True)
     for where in (cache, cache, ""):
-        done = start(fixed, cache=where)
+        done = start(fixed, cache=where, uid=uid)
         assert done.stdout == "a\n", done.stderr
         assert done.stderr.count("Read-only file system") == 2
+
+
+def test_a_user_cannot_make_it_writable(cache):
+    line = "mount -o remount,rw /; mount -o remount,bind,rw /; echo evil > /etc/hello; cat /etc/hello"
+    fixed = make(cache.parent, about("/bin/sh", "-c", line), read_only=True)
+    for _ in range(2):
+        done = start(fixed, cache=cache, uid=USERS[-1])
+        assert "from the cache" in done.stderr
+        assert USERS[-1] < 0 or done.stdout == "from the image\n", done.stderr
+    if USERS[-1] > 0:
+        assert (entries(cache)[0] / "root/etc/hello").read_text() == "from the image\n"
 
 
 @pytest.mark.parametrize("name", ["proc", "sys", "dev", "run", "tmp"])

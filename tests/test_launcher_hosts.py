@@ -48,12 +48,12 @@ def on(host: str, app: Path, *words: str, uid: int = 0, **env: str):
 HOSTS = {  # what is arranged, and what the launcher says of it
     "read-only home": ("mount --bind $HOME $HOME; mount -o remount,bind,ro $HOME", "the cache cannot be written to"),
     "home of another": (
-        "chown 4321 $HOME; chmod 755 $HOME; mkdir -p $HOME/.cache/imagekit/roots; "
-        "chown 4321 $HOME/.cache/imagekit/roots",
+        "mkdir -p $HOME/.cache/imagekit/roots; chown 4321 $HOME/.cache/imagekit/roots",
         "the cache's folder is another's",
     ),
-    "noexec home": ("mount -t tmpfs -o mode=777,noexec none $HOME", "no program may be run from there"),
-    "full home": ("mount -t tmpfs -o mode=777,size=1m none $HOME", "the cache has no room"),
+    "noexec home": ("mount -t tmpfs -o mode=777,uid=$USER_ID,noexec none $HOME", "no program may be run from there"),
+    "full home": ("mount -t tmpfs -o mode=777,uid=$USER_ID,size=1m none $HOME", "the cache has no room"),
+    "home of somebody": ("chown 4321 $HOME", "the home is another's"),
     "no home": ("unset HOME", "there is no folder for a cache"),
     "noexec /tmp": ("mount --bind $DIR /mnt; mount -t tmpfs -o noexec none /tmp", "unpacked into memory"),
     "no /proc": ("umount --lazy /proc; mount -t tmpfs none /proc", "boot_id cannot be read"),
@@ -70,8 +70,9 @@ def test_it_runs_where_little_is_allowed(app, cache, host, uid):
     home = cache.parent / "home"
     home.mkdir()
     home.chmod(0o777)
+    os.chown(home, uid, uid)
     program = Path("/mnt/app") if "noexec /tmp" in host else app
-    done = on(arranged, program, "cat /etc/hello", uid=uid, HOME=str(home), DIR=str(app.parent))
+    done = on(arranged, program, "cat /etc/hello", uid=uid, HOME=str(home), USER_ID=str(uid), DIR=str(app.parent))
     assert (done.returncode, done.stdout, told in done.stderr) == (0, "from the image\n", True), done.stderr
 
 

@@ -24,7 +24,7 @@ def define(verb: ArgumentParser) -> None:
     verb.add_argument("-o", "--output", type=Path, required=True, metavar="APP", help="the executable to write")
     verb.add_argument("--arch", choices=bundle.ARCHES, help="of the launcher, if the image is for any architecture")
     verb.add_argument("--read-only", action="store_true",
-                      help="the program can write to /tmp and /run only; it starts faster")  # fmt: skip
+                      help="the program can write to /tmp and /run only; root starts it faster")  # fmt: skip
     usage.key_option(verb, "key that must have signed the image, and that the executable will trust", action="append")
 
 

@@ -116,14 +116,19 @@ static void read_manifest(struct image *image)
     one("name: "), one("version: "), one("architecture: ");
     image->arguments = repeated("argument: ");
     image->environment = repeated("environment: ");
-    for (char **text = image->environment; *text; text++)
-        if (!strchr(*text, '=') || **text == '=') damaged("a variable of its manifest");
+    if (*image->arguments && **image->arguments != '/') damaged("the program of its manifest");
+    for (char **text = image->environment; *text; text++) {
+        size_t n = strspn(*text, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_");
+        if (!n || (*text)[n] != '=' || **text <= '9') damaged("a variable of its manifest");
+    }
     user = one("user: ");
     image->uid = (unsigned)number(&user, 4294967294);
     if (*user++ != ':') damaged("the user of its manifest");
     image->gid = (unsigned)number(&user, 4294967294);
     image->workdir = one("workdir: ");
-    if (*user || *image->workdir != '/') damaged("user or folder of its manifest");
+    for (char *part = image->workdir; part; part = strchr(part + 1, '/'))
+        if (*part != '/' || !strncmp(part, "/../", 4) || !strcmp(part, "/..")) damaged("the folder of its manifest");
+    if (*user) damaged("user or folder of its manifest");
     one("compressor: ");
     digest(image->content, "content: sha256:");
     image->size = whole_number("size: ", 1ULL << 50);

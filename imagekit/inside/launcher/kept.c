@@ -92,6 +92,9 @@ static int open_roots(void)
             : base && *base ? snprintf(path, sizeof path, "%s/imagekit/roots", base)
                             : snprintf(path, sizeof path, "%s/.cache/imagekit/roots", home ? home : "");
     if (cache ? !*cache : !(base && *base) && !(home && *home)) return not_kept("there is no folder for a cache");
+    struct stat of_home;
+    if (!cache && !(base && *base) && (stat(home, &of_home) || of_home.st_uid != geteuid()))
+        return not_kept("the home is another's");
     if (n >= (int)sizeof path || *path != '/') return not_kept("the cache's path is too long or not absolute");
     int roots = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
     if (roots < 0) {
@@ -126,7 +129,8 @@ static int name_entry(const struct image *image)
 static int lock(int entry, int how, int flags)
 {
     struct stat about;
-    int file = openat(entry, "lock", O_RDWR | O_NOFOLLOW | O_CLOEXEC | flags, 0600), high = -1;
+    int access = how == LOCK_EX ? O_RDWR : O_RDONLY, high = -1; /* NFS wants it so; a program gets one to read only */
+    int file = openat(entry, "lock", access | O_NOFOLLOW | O_CLOEXEC | flags, 0600);
     if (file >= 0 && !flock(file, how | LOCK_NB) && !fstat(file, &about) && about.st_nlink) /* else it was removed */
         if ((high = fcntl(file, F_DUPFD, HIGH)) < 0) high = fcntl(file, F_DUPFD, 3);
     if (file >= 0) close(file);

@@ -12,6 +12,7 @@
 
 #include "launcher.h"
 #include <grp.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <sys/auxv.h>
 
@@ -20,6 +21,7 @@
 extern char **environ;
 static struct image image;
 static const char *called = "imagekit";
+static void (*on_large_file)(int);
 
 /* One line on stderr; what comes from an image may not command the terminal. */
 static void say(const char *form, va_list rest)
@@ -41,7 +43,7 @@ _Noreturn void fail(const char *form, ...)
     _exit(OURS);
 }
 
-static void explain(const char *form, ...)
+static void __attribute__((format(printf, 1, 2))) explain(const char *form, ...)
 {
     va_list rest;
     va_start(rest, form);
@@ -54,7 +56,7 @@ static int open_self(void)
 {
     const char *path = (const char *)getauxval(AT_EXECFN);
     int file = open("/proc/self/exe", O_RDONLY | O_CLOEXEC);
-    if (getauxval(AT_SECURE)) fail("a bundle is not made for setuid or capabilities");
+    if (geteuid() != getuid() || getegid() != getgid()) fail("a bundle is not made for setuid and setgid");
     if (file < 0 && path) file = open(path, O_RDONLY | O_CLOEXEC);
     if (file < 0) fail("cannot open this file: %s", strerror(errno));
     return file;
@@ -100,6 +102,7 @@ static void become(char **argv)
         (setgroups(0, NULL) || setgid(image.gid) || setuid(image.uid)))
         fail("cannot become user %u:%u: %s", image.uid, image.gid, strerror(errno));
     if (chdir(image.workdir)) fail("cannot enter %s of the image: %s", image.workdir, strerror(errno));
+    signal(SIGXFSZ, on_large_file);
     execvp(*argv, argv);
     int code = errno == ENOENT || errno == ENOTDIR ? NOT_FOUND : NOT_EXECUTABLE;
     explain("cannot execute %s: %s", *argv, strerror(errno));
@@ -190,6 +193,7 @@ static const struct word {
 int main(int count, char **words)
 {
     if (*words && **words) called = strrchr(*words, '/') ? strrchr(*words, '/') + 1 : *words;
+    on_large_file = signal(SIGXFSZ, SIG_IGN); /* a limit is told as an error */
     open_image(&image, open_self());
     for (size_t i = 0; count > 1 && i < sizeof WORDS / sizeof *WORDS; i++)
         if (!strcmp(words[1], WORDS[i].name)) {

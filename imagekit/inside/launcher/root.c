@@ -19,7 +19,7 @@ static void tell(const char *path, const char *text)
 static void put(const char *source, const char *to, const char *kind, unsigned long flags, const char *options)
 {
     if (mount(source, to, kind, flags, options))
-        fail("cannot mount %s on %s: %s", kind ? kind : source, to, strerror(errno));
+        fail("cannot mount %s on %s: %s", kind ? kind : source ? source : "its flags", to, strerror(errno));
 }
 
 /* Root has a mount namespace; who is not root, or may not, has one in a user namespace with one user: the image's. We
@@ -46,7 +46,8 @@ void enter_namespace(const struct image *image, int kept)
         snprintf(map, sizeof map, "%u %u 1", image->gid, gid);
         tell("/proc/self/gid_map", map);
     }
-    put(NULL, "/", NULL, MS_REC | MS_SLAVE, NULL);
+    if (mount(NULL, "/", NULL, MS_REC | MS_SLAVE, NULL))
+        fail("/ is no mount point here (in a chroot, bind it on itself): %s", strerror(errno));
 }
 
 /* A tmpfs over a folder that every host has; it is covered in this namespace only. */
@@ -67,17 +68,19 @@ static void at_spot(const char *folder, mode_t mode)
     if (mkdir(path, mode)) fail("cannot make a folder: %s", strerror(errno));
 }
 
-/* An overlay of where we stand, or of the EROFS at the spot: what is written goes to the tmpfs, and ends with it. */
-static int overlay(int is_erofs)
+/* An overlay of where we stand, or of the EROFS at the spot: what is written goes to the tmpfs, and ends with it. Where
+   it is read-only it has two lower folders, one of them empty: nobody can make that writable. */
+static int overlay(const struct image *image)
 {
-    char options[160], root[32];
+    char options[160], root[32], lower[32] = ".", upper[80];
+    if (image->is_erofs) snprintf(lower, sizeof lower, "%s/lower", spot);
+    snprintf(upper, sizeof upper, image->is_read_only ? ":%s/upper" : ",upperdir=%s/upper,workdir=%s/work", spot, spot);
     at_spot("upper", 0755); /* the mode of the new / */
     at_spot("work", 0700);
     at_spot("root", 0700);
     snprintf(root, sizeof root, "%s/root", spot);
     for (const char *more = is_mapped ? ",userxattr" : "";; more = ",userxattr") { /* in user namespaces: Linux 5.11 */
-        snprintf(options, sizeof options, "lowerdir=%s%s,upperdir=%s/upper,workdir=%s/work%s", is_erofs ? spot : "",
-                 is_erofs ? "/lower" : ".", spot, spot, more);
+        snprintf(options, sizeof options, "lowerdir=%s%s%s", lower, upper, more);
         if (!mount("overlay", root, "overlay", MS_NOSUID | MS_NODEV, options)) return !chdir(root);
         if (*more) return 0;
     }
@@ -122,11 +125,17 @@ static const char *mount_erofs(const struct image *image, int is_kept)
     mount_spot();
     at_spot("lower", 0700);
     snprintf(lower, sizeof lower, "%s/lower", spot);
-    if (mount(source, lower, "erofs", MS_RDONLY | MS_NOSUID | MS_NODEV, NULL))
+    int failed = mount(source, lower, "erofs", MS_RDONLY | MS_NOSUID | MS_NODEV, NULL);
+    if (failed && is_kept && errno == ENOTBLK) { /* the cache lies in memory */
+        snprintf(source, sizeof source, "/proc/self/fd/%d", unnamed_copy(image));
+        failed = mount(source, lower, "erofs", MS_RDONLY | MS_NOSUID | MS_NODEV, NULL);
+        is_kept = 0;
+    }
+    if (failed)
         fail("cannot mount the EROFS that is in here, as Linux 6.12 can from a disk: %s", strerror(errno));
     if (image->is_read_only) {
         if (chdir(lower)) fail("cannot enter the root: %s", strerror(errno));
-    } else if (!overlay(1)) fail("cannot mount an overlay: %s", strerror(errno));
+    } else if (!overlay(image)) fail("cannot mount an overlay: %s", strerror(errno));
     make_mount_points(AT_FDCWD);
     return is_kept ? "mounted, from the cache" : "mounted, from a copy without a name";
 }
@@ -136,10 +145,11 @@ static const char *mount_erofs(const struct image *image, int is_kept)
 const char *mount_root(const struct image *image, int is_kept)
 {
     char tree[32];
-    if (is_kept && image->is_read_only && !image->is_erofs) return bound(image, "root", "from the cache, read-only");
+    int is_bound = image->is_read_only && !image->is_erofs && !is_mapped; /* who is mapped could undo the flag */
+    if (is_kept && is_bound) return bound(image, "root", "from the cache, read-only");
     if (image->is_erofs) return mount_erofs(image, is_kept);
     mount_spot();
-    if (is_kept && !chdir("root") && overlay(0)) return make_mount_points(AT_FDCWD), "from the cache";
+    if (is_kept && !chdir("root") && overlay(image)) return make_mount_points(AT_FDCWD), "from the cache";
     at_spot("tree", 0755);
     snprintf(tree, sizeof tree, "%s/tree", spot);
     int folder = open(tree, O_RDONLY | O_DIRECTORY | O_CLOEXEC);

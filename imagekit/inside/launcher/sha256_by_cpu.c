@@ -10,7 +10,7 @@ enum { FEW = 64 };
 
 static int can(void)
 {
-    static int known; /* -1: it cannot; 0: not asked yet */
+    static _Atomic int known; /* -1: it cannot; 0: not asked yet */
     unsigned a, b, c, d;
     if (!known) {
         int has_sha = __get_cpuid_count(7, 0, &a, &b, &c, &d) && b >> 29 & 1;

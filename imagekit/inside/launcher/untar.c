@@ -4,7 +4,7 @@
 
 #include "launcher.h"
 
-enum { BLOCK = 512, DEPTH = 64, LONGEST = 4096, MOST_MEMBERS = 1 << 20, MOST_RECORDS = 1 << 17 };
+enum { BLOCK = 512, DEPTH = 64, LONGEST = 4096, MOST_MEMBERS = 1 << 20, MOST_RECORDS = 1 << 17, MOST_NAMES = 64 << 20 };
 static const uint64_t MOST_ID = 4294967294, LATEST = 1ULL << 37; /* the year 6325 */
 
 struct member {
@@ -24,7 +24,9 @@ static size_t left; /* of piece */
 static struct { char name[256]; int file; } way[DEPTH]; /* the open folders that lead to the last member */
 static int root, depth, has_owners;
 static struct folder *folders;
-static size_t count, room;
+static size_t count, room, names; /* names: bytes of those that are remembered */
+static struct folder of_root = {NULL, 0755, {0, 0}};
+static int is_root_named;
 static struct member member;
 
 static _Noreturn void refuse(const char *what) { fail("refused to unpack %.200s: %s", member.name, what); }
@@ -127,9 +129,9 @@ static int records(struct member *to, uint64_t size, int is_global)
     text[size] = 0;
     for (char *line = text, *stop = text + size, *key, *equal, *end; line < stop; line = end) {
         size_t length = strtoul(line, &key, 10);
+        if (*line < '1' || *line > '9' || length > (size_t)(stop - line)) refuse("its records are broken");
         end = line + length;
-        if (*line < '1' || *line > '9' || length > (size_t)(stop - line) || key >= end || *key != ' ' ||
-            end[-1] != '\n' || !(equal = memchr(key, '=', length - (size_t)(key - line))))
+        if (key >= end || *key != ' ' || end[-1] != '\n' || !(equal = memchr(key, '=', length - (size_t)(key - line))))
             refuse("its records are broken");
         *equal = end[-1] = 0;
         if (strlen(key + 1) != (size_t)(equal - key) - 1) refuse("its records are broken");
@@ -269,7 +271,8 @@ static int folder_of(char *name, char **last)
 static void own(int folder, const char *name)
 {
     if (has_owners && (member.uid || member.gid) &&
-        fchownat(folder, name, (uid_t)member.uid, (gid_t)member.gid, AT_SYMLINK_NOFOLLOW))
+        fchownat(folder, name, (uid_t)member.uid, (gid_t)member.gid, AT_SYMLINK_NOFOLLOW) && errno != EPERM &&
+        errno != EINVAL) /* those of a root that has few users, in a container */
         broken();
 }
 
@@ -306,7 +309,13 @@ static void make_link(int folder, const char *name, char *target)
 static void make_folder(int folder, const char *last, const char *name)
 {
     struct stat about;
-    if (!last) last = ".";
+    struct folder it = {NULL, member.mode & 01777, {(time_t)member.seconds, (long)member.nanoseconds}};
+    if (!last) {
+        if (is_root_named++) refuse("it is there twice");
+        own(root, ".");
+        of_root = it;
+        return;
+    }
     if (mkdirat(folder, last, 0700)) {
         if (errno != EEXIST || fstatat(folder, last, &about, AT_SYMLINK_NOFOLLOW)) broken();
         if (!S_ISDIR(about.st_mode) || (about.st_mode & 0777) == 0700) refuse("it is there twice");
@@ -314,10 +323,8 @@ static void make_folder(int folder, const char *last, const char *name)
     }
     own(folder, last);
     if (count == room && !(folders = realloc(folders, (room = 2 * room + 256) * sizeof *folders))) broken();
-    struct timespec time = {(time_t)member.seconds, (long)member.nanoseconds};
-    folders[count] = (struct folder){name ? strdup(name) : NULL, member.mode & 01777, time};
-    if (name && !folders[count++].name) broken();
-    if (!name) count++;
+    if ((names += strlen(name)) > MOST_NAMES || !(it.name = strdup(name))) refuse("it has too many folders");
+    folders[count++] = it;
 }
 
 static void unpack(void)
@@ -347,14 +354,15 @@ static void finish_folders(void)
 {
     while (count) {
         struct folder *it = folders + --count;
-        char *last = NULL;
-        int folder = it->name ? folder_of(it->name, &last) : root;
+        char *last;
+        int folder = folder_of(it->name, &last);
         struct timespec times[2] = {{0, UTIME_OMIT}, it->time};
-        if (!last) last = ".";
         if (fchmodat(folder, last, it->mode, 0) || utimensat(folder, last, times, 0)) broken();
         free(it->name);
     }
     leave(0);
+    struct timespec times[2] = {{0, UTIME_OMIT}, of_root.time};
+    if (fchmod(root, of_root.mode) || futimens(root, times)) broken();
 }
 
 void untar(int folder, int with_owners)
@@ -362,7 +370,7 @@ void untar(int folder, int with_owners)
     mode_t before = umask(0);
     root = folder;
     has_owners = with_owners;
-    if (fchmod(root, 0755)) broken();
+    if (fchmod(root, 0700)) broken(); /* nobody looks in before all is there */
     for (int n = 0; next_member(); n++) {
         if (n == MOST_MEMBERS) refuse("the archive has too many members");
         unpack();
