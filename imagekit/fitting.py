@@ -5,7 +5,7 @@ which may hide them; places in the root are walked to name by name and never thr
 stranger's.
 """
 
-# ruff: noqa: PTH100, PTH103, PTH110 - as in namespace.py: pathlib costs as much as the rest of a start
+# ruff: noqa: PTH208, PTH100, PTH103, PTH110 - as in namespace.py: pathlib costs as much as the rest of a start
 
 import os
 import stat
@@ -102,6 +102,16 @@ def _duplicate(handle: int, number: int) -> int:
         return os.dup2(handle, number)
     except OSError:  # above the limit of this process
         return -1
+
+
+def close_own() -> None:
+    """Close what execve would close: until then a path through /proc/self/fd of a folder would lead out of the root."""
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            if int(name) > 2 and not os.get_inheritable(int(name)):
+                os.close(int(name))
+        except OSError:  # that of the listing itself
+            continue
 
 
 def end_exemption() -> None:

@@ -63,6 +63,7 @@ def run(asked: Asked) -> int:
     shown = fitting.opened(volumes)
     is_writable = found.stage(os.open(folder, os.O_PATH | os.O_CLOEXEC) if folder else -1)
     fitting.place(shown)
+    fitting.close_own()
     namespace.pivot()
     if mapped and not (is_writable and all(not is_read_only for _, _, is_read_only in shown)):
         namespace.again_as(os.getuid(), os.getgid(), flags=namespace.CLONE_NEWNS)

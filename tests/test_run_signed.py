@@ -74,6 +74,18 @@ both = pytest.mark.parametrize("image", ["packed", "mounted"], indirect=True)
 
 
 @both
+@pytest.mark.parametrize("options", [("--ephemeral",), ("--persist", "kept"), ("-v", "/etc:/mnt"), ("--user", "1:1")])
+def test_no_descriptor_of_ours_leads_out_of_the_root(start, image, options, tmp_path, monkeypatch):
+    """As in CVE-2024-21626: an image that starts in /proc/self/fd/N stands in a folder of the machine's."""
+    monkeypatch.chdir(tmp_path)
+    for number in range(3, 12):
+        for way in (f"/proc/self/fd/{number}", f"/proc/self/fd/{number}/.."):
+            done = start(image, *options, "--workdir", way)
+            assert (done.returncode, done.stdout) == (125, ""), f"{way} {done.stderr}"
+            assert f"--workdir {way}: " in done.stderr
+
+
+@both
 def test_it_runs_as_it_says(start, image, tmp_path):
     for how in ("now", "verified by an earlier run, no file has changed since"):
         done = start(image)
