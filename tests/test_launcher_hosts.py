@@ -203,3 +203,14 @@ def test_an_image_does_not_reach_the_hosts_etc(tmp_path):
     before = Path("/etc/resolv.conf").read_text() if Path("/etc/resolv.conf").exists() else None
     assert start(make(tmp_path, about("/bin/true"), payload=link(b"etc", b"/proc/1/root/etc") + END)).returncode == 127
     assert (Path("/etc/resolv.conf").read_text() if Path("/etc/resolv.conf").exists() else None) == before
+
+
+def test_no_descriptor_of_ours_leads_out_of_the_root(cache):
+    """CVE-2024-21626: a working folder that is an open folder of the host's; by its name, or by a link of the image."""
+    payload = root()[:-1024] + link(b"link", b"/proc/self/fd/5") + END
+    for place in ("/link", *(f"/proc/self/fd/{number}" for number in (*range(3, 10), 60, 61))):
+        app = make(cache.parent, about("/bin/pwd", workdir=place), payload=payload)
+        for where in ("", cache):
+            done = start(app, cache=where)
+            assert (done.returncode, done.stdout) == (125, ""), (place, where)
+            assert f"cannot enter {place} of the image" in done.stderr

@@ -134,6 +134,7 @@ static void run(int count, char **words)
     if (getenv("IMAGEKIT_EXPLAIN")) explain("%s%s%s", how, *why ? ": " : "", why);
     leave_host(image.is_read_only);
     umask(mask);
+    close(image.file); /* by now none of our descriptors is open but the lock: a folder's, or its, would lead out */
     set_environment(argv + n + 1);
     become(argv);
 }

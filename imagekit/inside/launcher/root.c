@@ -29,7 +29,7 @@ void enter_namespace(const struct image *image, int kept)
     char map[64];
     unsigned uid = geteuid(), gid = getegid();
     if (!image->is_read_only) names = open("/etc/resolv.conf", O_RDONLY | O_CLOEXEC);
-    if (kept >= 0 && fchdir(kept)) fail("the cache cannot be read: %s", strerror(errno));
+    if (kept >= 0 && (fchdir(kept) || close(kept))) fail("the cache cannot be read: %s", strerror(errno));
     if (unshare(CLONE_NEWNS)) {
         int failed = unshare(CLONE_NEWUSER | CLONE_NEWNS);
         for (int i = 0; failed && errno == EINVAL && i < 1000; i++) { /* a thread that was joined may not be gone yet */
@@ -120,19 +120,21 @@ static int unnamed_copy(const struct image *image)
 static const char *mount_erofs(const struct image *image, int is_kept)
 {
     char lower[32], source[32] = "image";
+    int copy = -1;
     if (is_mapped) fail("only root can mount the EROFS that is in here: bundle the image's tar.gz for other users");
-    if (!is_kept) snprintf(source, sizeof source, "/proc/self/fd/%d", unnamed_copy(image));
+    if (!is_kept) snprintf(source, sizeof source, "/proc/self/fd/%d", copy = unnamed_copy(image));
     mount_spot();
     at_spot("lower", 0700);
     snprintf(lower, sizeof lower, "%s/lower", spot);
     int failed = mount(source, lower, "erofs", MS_RDONLY | MS_NOSUID | MS_NODEV, NULL);
     if (failed && is_kept && errno == ENOTBLK) { /* the cache lies in memory */
-        snprintf(source, sizeof source, "/proc/self/fd/%d", unnamed_copy(image));
+        snprintf(source, sizeof source, "/proc/self/fd/%d", copy = unnamed_copy(image));
         failed = mount(source, lower, "erofs", MS_RDONLY | MS_NOSUID | MS_NODEV, NULL);
         is_kept = 0;
     }
     if (failed)
         fail("cannot mount the EROFS that is in here, as Linux 6.12 can from a disk: %s", strerror(errno));
+    if (copy >= 0) close(copy);
     if (image->is_read_only) {
         if (chdir(lower)) fail("cannot enter the root: %s", strerror(errno));
     } else if (!overlay(image)) fail("cannot mount an overlay: %s", strerror(errno));
@@ -174,6 +176,7 @@ static void copy_names(void)
     if (n > 0) (void)!write(file, text, (size_t)n);
     if (file >= 0) close(file);
     if (etc >= 0) close(etc);
+    if (names >= 0) close(names);
 }
 
 /* Make the folder where we stand the root; nothing of the host's stays reachable but what is mounted here. */
