@@ -57,7 +57,7 @@ def small(place: Path, _: int) -> Iterator[Row]:
     floor = musl((PROJECT / "benchmarks/floor_run.c").read_text(), place / "floor")
     image = run.signed(run.packed(root, place), place / "image.tar.gz")
     yield Row(FLOOR, [str(floor), str(root), "/payload"])
-    yield Row("bundle --read-only, cached", [str(app(image, "fixed", read_only=True))], 1.2, FLOOR)
+    yield Row("bundle --read-only, cached", [str(app(image, "fixed", read_only=True))], 1.3, FLOOR)
     yield Row("bundle, cached", [str(app(image, "app"))], 2.0, FLOOR)
     yield Row("env IMAGEKIT_CACHE= bundle, into memory", in_memory(image.with_name("app")), than=FLOOR)
     yield from run.peers(place, root)
