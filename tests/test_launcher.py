@@ -1,5 +1,6 @@
 """The launcher of bundles, in real runs: as root and another user, with a cache and without, killed and spoilt."""
 
+import os
 import random
 import resource
 import signal
@@ -188,6 +189,20 @@ def test_what_others_left_is_removed_and_what_is_not_ours_stays(app, cache):
     entry.rename(entry.with_name("aside"))
     start(app, "true", cache=cache)
     assert {path.name for path in entries(cache)} == {entry.name, "aside", *stay}
+
+
+def test_a_draft_of_the_same_number_is_in_nobodys_way(app, cache):
+    """In containers every start is process 1, and so was the one that was killed."""
+    start(app, "true", cache=cache)
+    entry = entries(cache)[0]
+    entry.rename(cache / "away")
+    line = 'mkdir -p "$1.draft-$$/root"; app=$2; shift 2; exec "$app" "$@"'
+    argv = ["sh", "-c", line, "sh", entry, app, "cat /etc/hello"]
+    done = subprocess.run(
+        argv, env={"PATH": os.environ["PATH"], "IMAGEKIT_CACHE": str(cache)}, capture_output=True, check=True
+    )
+    assert done.stdout == b"from the image\n"
+    assert entries(cache) == [entry]
 
 
 def test_many_first_starts_at_once_give_one_entry(app, cache):

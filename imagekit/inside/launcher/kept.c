@@ -206,11 +206,11 @@ void drop_draft(void)
 static void fill(const struct image *image, int roots)
 {
     char note[64];
+    for_all(roots, ".", sweep, NULL); /* before: in a container every start has the same number */
     if (mkdirat(roots, draft, 0700)) return;
     begin_draft(roots, draft);
     int entry = open_folder(roots, draft), held = lock(entry, LOCK_EX, O_CREAT), root, file;
     if (held < 0) return drop_draft();
-    for_all(roots, ".", sweep, NULL);
     if (image->is_erofs) {
         file = openat(entry, "image", O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0400);
         if (file < 0) fail("cannot write to the cache: %s", strerror(errno));
