@@ -214,7 +214,6 @@ def test_many_first_starts_at_once_give_one_entry(app, cache):
 
 def test_kills_at_any_moment_leave_nothing_that_is_used(app, cache):
     dice = random.Random(6)
-    mounts = Path("/proc/self/mountinfo").read_text()
     for number in range(40):
         where = cache if number % 4 else cache.with_name(f"new{number}")
         program = subprocess.Popen([app, "exec sleep 100"], env={"IMAGEKIT_CACHE": str(where)})
@@ -223,7 +222,7 @@ def test_kills_at_any_moment_leave_nothing_that_is_used(app, cache):
         assert program.wait() == -signal.SIGKILL
         done = start(app, "cat /etc/hello", cache=where)
         assert (done.returncode, done.stdout, len(entries(where))) == (0, "from the image\n", 1), done.stderr
-    assert Path("/proc/self/mountinfo").read_text() == mounts
+    assert str(cache.parent) not in Path("/proc/self/mountinfo").read_text()
 
 
 def test_a_changed_image_is_not_vouched_for_by_its_cache(app, cache, tmp_path):
