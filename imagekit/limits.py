@@ -178,7 +178,9 @@ def _wait(life: int, groups: list[str]) -> None:
         os.dup2(nothing, stream)
     os.closerange(3, life)
     os.closerange(life + 1, os.sysconf("SC_OPEN_MAX"))
-    select.select([life], [], [])
+    waiting = select.poll()  # which knows numbers above 1024, too
+    waiting.register(life, select.POLLIN)
+    waiting.poll()
     while groups := [group for group in groups if not _remove(group)]:
         time.sleep(RATE)
 

@@ -33,6 +33,13 @@ AHEAD = 64  # requests under way
 MAX_PACKET = 256 << 10
 
 
+def _is_readable(handle: int, seconds: float) -> bool:
+    """Whether there is something to read, or its end, within so many seconds; select(2) knows 1024 descriptors only."""
+    waiting = select.poll()
+    waiting.register(handle, select.POLLIN)
+    return bool(waiting.poll(seconds * 1000))
+
+
 class Sftp:
     """A file behind an sftp or scp address."""
 
@@ -156,7 +163,7 @@ class Sftp:
         data = bytearray()
         while len(data) < size:
             left = min(self.patience.stall, self.until - monotonic())
-            if left <= 0 or not select.select([stream], [], [], left)[0]:
+            if left <= 0 or not _is_readable(stream.fileno(), left):
                 self.close()
                 raise Again("the server is too slow" if left < self.patience.stall else "the server was silent")
             piece = os.read(stream.fileno(), size - len(data))

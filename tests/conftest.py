@@ -12,7 +12,7 @@ import fake_rig
 import pytest
 import toys
 
-from imagekit import matrix, plugs, site
+from imagekit import inuse, matrix, plugs, site
 from imagekit.guest import Guest, Rig
 from imagekit.store import Store
 from imagekit.stores.directory import open_store
@@ -20,6 +20,17 @@ from imagekit.targets import _qemu_start
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a job in a shell's background begins so, and so do its children
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_held_of_a_tests_own_caches(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A process holds a lock of each cache that it ever opened, and here it opens one in most of thousands of tests."""
+    own = request.getfixturevalue("tmp_path") if "tmp_path" in request.fixturenames else None
+    yield
+    for mine, handle in list(inuse._HELD.items()):
+        if own is not None and Path(mine[1]).is_relative_to(own):
+            os.close(handle)
+            del inuse._HELD[mine]
 
 
 @pytest.fixture
