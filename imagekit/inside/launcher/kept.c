@@ -164,6 +164,13 @@ static void see(int entry)
     if (file >= 0) futimens(file, NULL), close(file);
 }
 
+/* One without a lock is just being begun by somebody, unless it has been so for long. */
+static int is_abandoned(int folder)
+{
+    struct stat about;
+    return faccessat(folder, "lock", F_OK, 0) && !fstat(folder, &about) && time(NULL) - about.st_mtime > LASTING;
+}
+
 /* What is unfinished, or of an earlier start of the machine, is nobody's unless it is locked. */
 static void sweep(int roots, const char *entry, void *with)
 {
@@ -171,7 +178,7 @@ static void sweep(int roots, const char *entry, void *with)
     if (strlen(entry) < strlen(name) || strncmp(entry + 64, "-b-", 3)) return; /* of `imagekit run` */
     int is_stale = strcmp(entry + 64, name + 64);
     int folder = is_stale ? open_folder(roots, entry) : -1, file = lock(folder, LOCK_EX, 0);
-    if (folder >= 0 && (file >= 0 || faccessat(folder, "lock", F_OK, 0))) remove_tree(roots, entry);
+    if (folder >= 0 && (file >= 0 || is_abandoned(folder))) remove_tree(roots, entry);
     if (folder >= 0) close(folder);
     if (file >= 0) close(file);
 }
