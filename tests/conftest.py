@@ -18,8 +18,10 @@ from imagekit.store import Store
 from imagekit.stores.directory import open_store
 from imagekit.targets import _qemu_start
 
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a job in a shell's background begins so, and so do its children
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+USUAL = {signal.SIGINT: signal.default_int_handler, signal.SIGHUP: signal.SIG_DFL, signal.SIGQUIT: signal.SIG_DFL}
+for number, handler in USUAL.items():  # a job in a shell's background begins otherwise, and so do its children
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, handler)
 
 
 @pytest.fixture(autouse=True)

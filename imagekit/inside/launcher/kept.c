@@ -164,13 +164,6 @@ static void see(int entry)
     if (file >= 0) futimens(file, NULL), close(file);
 }
 
-/* One without a lock is just being begun by somebody, unless it has been so for long. */
-static int is_abandoned(int folder)
-{
-    struct stat about;
-    return faccessat(folder, "lock", F_OK, 0) && !fstat(folder, &about) && time(NULL) - about.st_mtime > LASTING;
-}
-
 /* What is unfinished, or of an earlier start of the machine, is nobody's unless it is locked. */
 static void sweep(int roots, const char *entry, void *with)
 {
@@ -178,7 +171,7 @@ static void sweep(int roots, const char *entry, void *with)
     if (strlen(entry) < strlen(name) || strncmp(entry + 64, "-b-", 3)) return; /* of `imagekit run` */
     int is_stale = strcmp(entry + 64, name + 64);
     int folder = is_stale ? open_folder(roots, entry) : -1, file = lock(folder, LOCK_EX, 0);
-    if (folder >= 0 && (file >= 0 || is_abandoned(folder))) remove_tree(roots, entry);
+    if (folder >= 0 && (file >= 0 || faccessat(folder, "lock", F_OK, 0))) remove_tree(roots, entry);
     if (folder >= 0) close(folder);
     if (file >= 0) close(file);
 }
@@ -213,11 +206,17 @@ void drop_draft(void)
 static void fill(const struct image *image, int roots)
 {
     char note[64];
-    for_all(roots, ".", sweep, NULL); /* before: in a container every start has the same number */
-    if (mkdirat(roots, draft, 0700)) return;
-    begin_draft(roots, draft);
-    int entry = open_folder(roots, draft), held = lock(entry, LOCK_EX, O_CREAT), root, file;
-    if (held < 0) return drop_draft();
+    int entry = -1, held = -1, root, file;
+    if (!flock(roots, LOCK_EX)) for_all(roots, ".", sweep, NULL); /* nobody has a folder now that has no lock yet */
+    if (!mkdirat(roots, draft, 0700)) { /* after that: in a container every start has the same number */
+        begin_draft(roots, draft);
+        entry = open_folder(roots, draft), held = lock(entry, LOCK_EX, O_CREAT);
+    }
+    flock(roots, LOCK_UN);
+    if (held < 0) {
+        if (entry >= 0) close(entry);
+        return drop_draft();
+    }
     if (image->is_erofs) {
         file = openat(entry, "image", O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0400);
         if (file < 0) fail("cannot write to the cache: %s", strerror(errno));
