@@ -98,7 +98,6 @@ def make(location: str, digest: str, fill: "Callable[[str], None]", *, say: "Cal
     with host.once(Path(location, "locks"), f"root-{digest}", say=say):
         held = hold(location, digest)
         if held is None:
-            sweep(base, digest)
             _make(base, digest, fill)
             held = hold(location, digest)
     if held is None:
@@ -227,18 +226,32 @@ def _note(folder: str) -> str:
 
 def _make(base: str, digest: str, fill: "Callable[[str], None]") -> None:
     name = name_of(digest)
-    draft = f"{base}/{name}.{os.getpid()}{DRAFT}"
-    os.mkdir(draft, 0o700)
-    handles = [os.open(draft, FLAGS)]
+    draft = f"{name}.{os.getpid()}{DRAFT}"
+    handles: list[int] = []
     try:
-        handles.append(os.open(f"{draft}/{LOCK}", os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
-        for handle in handles:
-            namespace.lock(handle, namespace.LOCK_EX)
-        fill(draft)
-        with open(f"{draft}/note", "x") as file:
-            file.write(_seen(draft)[0])
-        os.rename(draft, f"{base}/{name}")
+        _begin(base, digest, draft, handles)
+        fill(f"{base}/{draft}")
+        with open(f"{base}/{draft}/note", "x") as file:
+            file.write(_seen(f"{base}/{draft}")[0])
+        os.rename(f"{base}/{draft}", f"{base}/{name}")
     finally:
         for handle in handles:
             os.close(handle)
-        _remove(base, f"{name}.{os.getpid()}{DRAFT}")
+        if handles:  # it is ours
+            _remove(base, draft)
+
+
+def _begin(base: str, digest: str, draft: str, handles: list[int]) -> None:
+    """Sweep, and make a locked draft, while nobody else does: who sweeps takes one without a lock for abandoned."""
+    turn = os.open(base, FLAGS)
+    try:
+        namespace.lock(turn, namespace.LOCK_EX)
+        sweep(base, digest)
+        os.mkdir(f"{base}/{draft}", 0o700)
+        handles.append(os.open(f"{base}/{draft}", FLAGS))
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        handles.append(os.open(f"{base}/{draft}/{LOCK}", flags, 0o600))
+        for handle in handles:
+            namespace.lock(handle, namespace.LOCK_EX)
+    finally:
+        os.close(turn)
