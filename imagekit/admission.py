@@ -227,7 +227,7 @@ def _artifact(path: Path, keys: Sequence[key.Key] | None) -> Source:
     from imagekit import artifact  # with much that signed files do without
 
     made = artifact.load(path)
-    signer = _signer(made, keys) if keys is not None else None
+    signer = made.signer(keys) if keys is not None else None
     part = next((part for part in made.parts if part.role == "root"), None)
     if made.kind != "root" or part is None:
         raise Problem(
@@ -242,17 +242,6 @@ def _artifact(path: Path, keys: Sequence[key.Key] | None) -> Source:
     said = f"signed by {signer.id}" if signer else "not verified (--insecure)"
     digest = part.sha256 if signer else ""  # what nobody verified is not kept for those who verify
     return Source(made.name, made.arch, digest, Entry(), fill, None, files, f"{made.path.name}: {said}")
-
-
-def _signer(made: "Artifact", keys: Sequence[key.Key]) -> key.Key:
-    problems = []
-    for one in keys:
-        try:
-            made.verify_manifest(one)
-            return one
-        except Problem as problem:
-            problems.append(problem)
-    raise problems[0]
 
 
 @contextmanager

@@ -7,7 +7,7 @@ manifest, and the parts beside them. Also here: what a format is.
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from errno import ENOSPC
@@ -185,6 +185,19 @@ class Artifact:
     def verify_manifest(self, key: Key) -> None:
         """Raise a Problem unless the key signed the manifest; no part is looked at."""
         _verify_signature(self, key)
+
+    def signer(self, keys: Sequence[Key]) -> Key:
+        """Which of the keys signed the manifest; raises Problem if none did. No part is looked at."""
+        problems = []
+        for one in keys:
+            try:
+                self.verify_manifest(one)
+                return one
+            except Problem as problem:
+                problems.append(problem)
+        if len(problems) == 1:
+            raise problems[0]
+        raise Problem(f"{self.path.name} is signed by none of the {len(keys)} keys", problems[0].message)
 
     def read_sbom(self) -> bytes:
         """The CycloneDX document beside it, if it has one: the bytes whose sha256 the manifest holds."""

@@ -125,22 +125,6 @@ def keys(given: "Sequence[Path] | None") -> "list[Key]":
     return [key.read(path) for path in paths]
 
 
-def signer(made: "Artifact", keys: "Sequence[Key]") -> "Key":
-    """Which of the keys signed an artifact's manifest; raises Problem if none did. No part of it is looked at."""
-    from imagekit.errors import Problem
-
-    problems = []
-    for one in keys:
-        try:
-            made.verify_manifest(one)
-            return one
-        except Problem as problem:
-            problems.append(problem)
-    if len(problems) == 1:
-        raise problems[0]
-    raise Problem(f"{made.path.name} is signed by none of the {len(keys)} keys", problems[0].message)
-
-
 def show(line: str) -> None:
     """A line on stdout, without anything that a terminal would obey."""
     from imagekit import host

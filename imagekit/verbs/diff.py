@@ -14,7 +14,7 @@ def run(asked: Namespace) -> int:
     keys = _asked.keys(asked.key)
     one, other = (artifact.load(path) for path in (asked.one, asked.other))
     for made in (one, other):
-        made.verify(_asked.signer(made, keys))
+        made.verify(made.signer(keys))
     found = changes.between(one, other)
     if asked.json:
         print(json.dumps(found.json(), indent=1))

@@ -12,7 +12,7 @@ def run(asked: Namespace) -> int:
     """Exit status 1 when it is not the same; that is signed as well."""
     made = artifact.load(asked.path)
     signer = _asked.key(asked)[0]
-    made.verify(_asked.signer(made, _asked.keys(asked.trust)))
+    made.verify(made.signer(_asked.keys(asked.trust)))
     found = rebuild.rebuild(made, asked.definition, key=signer, store=_asked.store(), say=_asked.say,
                             folder=asked.output, tools=asked.tools)  # fmt: skip
     _asked.quiet()

@@ -13,7 +13,7 @@ from imagekit.verbs import _asked
 def run(asked: Namespace) -> int:
     """Of a manifest that one of the keys signed."""
     made = artifact.load(asked.path)
-    _asked.signer(made, _asked.keys(asked.key))
+    made.signer(_asked.keys(asked.key))
     try:
         kept = made.read_sbom() if asked.format == "cyclonedx" else b""
         document = kept or sbom.FORMATS[asked.format](made.manifest)

@@ -25,7 +25,7 @@ def run(asked: Namespace) -> int:
         if asked.export:
             raise Problem(f"{path} is no signed image: there is nothing in it to export", "`imagekit sign` makes one")
         made = artifact.load(path)
-        signer = _asked.signer(made, keys)
+        signer = made.signer(keys)
         made.verify(signer)
         print(f"{path}: signed by {signer.id}: {made.name} {made.manifest['version']} {made.arch} {made.format}")
         if asked.deep:

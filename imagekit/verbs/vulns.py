@@ -20,7 +20,7 @@ def run(asked: Namespace) -> int:
     keys = _asked.keys(asked.key)
     images = [artifact.load(path) for path in _paths(asked)]
     for one in images:
-        _asked.signer(one, keys)
+        one.signer(keys)
     manifests = [one.manifest for one in images]
     data = feeds.read(asked.data, vulnerability.wanted(manifests))
     reports = [vulnerability.judge(one.manifest, data, digest=one.digest) for one in images]
