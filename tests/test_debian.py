@@ -86,7 +86,7 @@ def test_firmware_is_looked_for_only_where_it_is_asked_for(debian: Archive, stor
     (blobs,) = (pin for pin in opted.pins if pin.role == "firmware")
     assert (blobs.name, blobs.path) == ("blobs", "pool/non-free-firmware/blobs_1_all.deb")  # alone, as it is asked for
     read = [path for path in debian.mirror.requests if "non-free-firmware" in path]
-    assert len(read) == 3
+    assert 2 <= len(read) <= 3  # of three suites; two of these indices are the same empty file, fetched at once or once
     assert all("/binary-arm64/by-hash/" in path for path in read)
     assert obtain((blobs,), store)[0].tree.read("/usr/lib/start.elf") == b"\x7fELF"
     debian.mirror.requests.clear()
