@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from imagekit.image import Text as Text
     from imagekit.image import User as User
     from imagekit.layout import Layout as Layout
+    from imagekit.protection import Seal as Seal
+    from imagekit.protection import SecureBoot as SecureBoot
+    from imagekit.protection import Verity as Verity
     from imagekit.rig import Disk as Disk
     from imagekit.rig import Node as Node
 
@@ -38,6 +41,9 @@ __all__ = (  # noqa: RUF022 - most to least important, not sorted
     "User",
     "Static",
     "Layout",
+    "Verity",
+    "SecureBoot",
+    "Seal",
     "DOCS",
     "Node",
     "Disk",
@@ -58,6 +64,6 @@ def __getattr__(name: str) -> object:
 
     if found := next((module for module in (layout, image) if hasattr(module, name)), None):
         return getattr(found, name)
-    from imagekit import rig  # what a build has no use for
+    from imagekit import protection, rig  # what most builds have no use for
 
-    return getattr(rig, name)
+    return getattr(protection if hasattr(protection, name) else rig, name)

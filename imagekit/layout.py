@@ -8,6 +8,11 @@ from dataclasses import dataclass
 
 from imagekit.errors import Problem, unknown
 
+TYPE_CHECKING = False  # most images are not protected: their builds load nothing of it
+
+if TYPE_CHECKING:
+    from imagekit.protection import Seal, SecureBoot, Verity
+
 ROOTS = ("initrd", "squashfs", "erofs", "ext4")
 CHANGES = ("tmpfs", "disk")
 SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)")
@@ -22,6 +27,10 @@ class Layout:
     changes: str = "tmpfs"  # gone with the power; "disk": kept on a partition that grows with the disk at first boot
     size: str | int = ""  # of the whole disk, as in "2 GiB"; "" makes it as small as its content and format allow
     boot_size: str | int = ""  # of the partition that the firmware reads; "" makes it as small as its content allows
+    verity: "Verity | None" = None  # the root's blocks are checked while they are read
+    secure_boot: "SecureBoot | None" = None  # the firmware's
+    seal: "Seal | None" = None  # an encrypted partition beside the root
+    slots: int = 1  # 2: an update is written beside what runs, which stays until the update has proven itself
 
     def __post_init__(self) -> None:
         for what, name, known in (("root", self.root, ROOTS), ("changes", self.changes, CHANGES)):
@@ -32,7 +41,31 @@ class Layout:
             raise Problem(
                 'disk: changes="disk" needs a root on the disk', 'write Layout(root="squashfs", changes="disk")'
             )
+        for field, kind in (("verity", "Verity"), ("secure_boot", "SecureBoot"), ("seal", "Seal")):
+            value = getattr(self, field)
+            if value is not None and type(value).__name__ != kind:
+                raise Problem(f"disk: {field}={value!r} is no {kind}", f"write {field}={kind}()")
+        self._check_protection()
         _ = self.size_bytes, self.boot_bytes
+
+    def _check_protection(self) -> None:
+        if self.verity and self.root not in ("squashfs", "erofs"):
+            raise Problem(
+                f"disk: dm-verity needs a read-only root on the disk, and root is {self.root!r}",
+                'write Layout(root="erofs", verity=Verity())',
+            )
+        if self.verity and self.changes == "disk":
+            raise Problem(
+                'disk: changes="disk" would lay what nobody checked over a root that is checked',
+                "keep data on a sealed disk: seal=Seal()",
+            )
+        if self.seal and self.root != "initrd" and not self.verity:
+            raise Problem(
+                "disk: a sealed disk would be opened for a root that nobody checks",
+                'write verity=Verity(), or root="initrd"',
+            )
+        if self.slots not in (1, 2):
+            raise Problem(f"disk: slots={self.slots!r} is neither 1 nor 2")
 
     @property
     def size_bytes(self) -> int:
