@@ -35,6 +35,9 @@ GROUPS = {
     "grub": Group(("grub-common",)),
     "xorriso": Group(("xorriso",)),  # the other reader of ISOs
     "verity": Group(("cryptsetup-bin",)),
+    "tpm2": Group(("tpm2-tools", "libtss2-tcti-swtpm0t64")),  # the other reader of event logs, policies and quotes
+    "measure": Group(("systemd",)),  # systemd-measure, the other reader of UKIs
+    "sbsign": Group(("sbsigntool",)),  # the other signer of UEFI programs
     "binutils": Group(("binutils",)),
     "oci": Group(("skopeo", "umoci")),  # the other readers of container images
     "minisign": Group(("minisign",)),  # the other reader of our keys and signatures
@@ -61,6 +64,11 @@ TOOLS = {  # the lowest version that imagekit was tried with, or the first that 
     "fsck.erofs": Tool("erofs", "/usr/bin/fsck.erofs", (1, 8)),
     "grub-mkimage": Tool("grub", "/usr/bin/grub-mkimage", (2, 6)),  # its modules come with the image: disk/grub
     "xorriso": Tool("xorriso", "/usr/bin/xorriso", (1, 5), "-version"),
+    "cryptsetup": Tool("verity", "/usr/sbin/cryptsetup", (2, 4)),
+    "tpm2": Tool("tpm2", "/usr/bin/tpm2", (5, 4)),  # all of its programs in one: tpm2 eventlog FILE
+    "systemd-measure": Tool("measure", "/usr/lib/systemd/systemd-measure", (252,)),
+    "sbsign": Tool("sbsign", "/usr/bin/sbsign", (0, 9, 4)),
+    "sbverify": Tool("sbsign", "/usr/bin/sbverify", (0, 9, 4)),
     "veritysetup": Tool("verity", "/usr/sbin/veritysetup", (2, 4)),
     "objdump": Tool("binutils", "/usr/bin/objdump", (2, 38)),  # knows programs for UEFI on aarch64
     "skopeo": Tool("oci", "/usr/bin/skopeo", (1, 9)),

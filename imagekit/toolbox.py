@@ -335,7 +335,9 @@ def _source() -> Source:
 
 
 def _request(group: str, arch: Arch) -> Request:
-    return Request(GROUPS[group].packages, kernel="", init=(), without=ABSENT, suite=SUITE, arch=arch.name)
+    asked = GROUPS[group].packages
+    without = tuple(name for name in ABSENT if name not in asked)
+    return Request(asked, kernel="", init=(), without=without, suite=SUITE, arch=arch.name)
 
 
 def _pins(group: str) -> tuple[Pin, ...]:
