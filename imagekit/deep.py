@@ -5,23 +5,20 @@ whole tree by its digest. The tree is read back from the very bytes of the parts
 that the manifest names; each package that is here must be the one that the manifest names, and have its files so.
 """
 
-import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain, combinations
 from typing import Any
 
-from imagekit import arch, assets, seen
-from imagekit.artifact import Artifact, Opened
-from imagekit.disk import initrd, uncpio, untar
+from imagekit import arch, assets, readback, seen
+from imagekit.artifact import Artifact
+from imagekit.disk import initrd
 from imagekit.errors import Problem
 from imagekit.key import Key
 from imagekit.package import Package
 from imagekit.sources import _deb
 from imagekit.store import Store
-from imagekit.tree import Entry, Tree, file
+from imagekit.tree import Entry, Tree
 
-MOST = 8 << 30  # bytes that a part may unpack to
-PIECE = 1 << 20
 DEBS = ("debian", "deb")  # sources whose packages are kept by the sha256 of what was fetched
 FIELDS = ("kind", "mode", "uid", "gid", "size", "sha256", "target", "device", "xattrs")
 NAMED = 5  # packages that a line names
@@ -36,14 +33,10 @@ def check(made: Artifact, *, key: Key, store: Store, allow_rollback: bool = Fals
     made.verify_manifest(key)
     if not allow_rollback:
         seen.check(made, by=key, store=store)
-    if made.format not in READERS:
-        known = ", ".join(READERS)
-        raise Problem(f"the files of {made.format} cannot be read back",
-                      f"they can be of {known}; `imagekit rebuild` compares every byte of any format")  # fmt: skip
     rows = _rows(made)
     packages = {row["sha256"]: _package(row, rows, made, store) for row in rows}
     here = [package for package in packages.values() if package]
-    tree = _tree(made, key)
+    tree = _tree(made, key, store)
     brought = _brought(here)
     _check_tree(made, tree, here, brought)
     seen.remember(made, by=key, store=store)
@@ -139,10 +132,10 @@ def _wholes(made: Artifact, tree: Tree, packages: Sequence[Package]) -> Iterator
                 continue
 
 
-def _tree(made: Artifact, key: Key) -> Tree:
+def _tree(made: Artifact, key: Key, store: Store) -> Tree:
     entries: dict[str, Entry] = {}
     with made.opened(key) as opened:
-        for path, entry in READERS[made.format](opened):
+        for path, entry in readback.entries(opened, store=store):
             if path in entries:
                 raise Problem(f"{path!a} is in the artifact twice")
             entries[path] = entry
@@ -150,59 +143,3 @@ def _tree(made: Artifact, key: Key) -> Tree:
     if initrd.KERNEL in tree:
         initrd.check(tree, format=made.format, arch=made.arch)
     return tree
-
-
-def _initrd(opened: Opened) -> Iterator[tuple[str, Entry]]:
-    return _booted({role: opened.read(role) for role in ("kernel", "initrd", "cmdline")})
-
-
-def _archived(opened: Opened) -> Iterator[tuple[str, Entry]]:
-    """An archive with the three that a boot takes."""
-    names = {"/kernel": "kernel", "/initrd.img": "initrd", "/cmdline": "cmdline"}
-    found: dict[str, bytes] = {}
-    for path, entry in untar.members([opened.read("archive")]):
-        role = names.get(path, "")
-        if not role or role in found or not isinstance(entry.content, bytes):
-            raise Problem(f"{path!a} is in the archive, which has {', '.join(names)} once each")
-        found[role] = entry.content
-    if len(found) != len(names):
-        raise Problem(f"the archive has not all of {', '.join(names)}")
-    return _booted(found)
-
-
-def _booted(parts: Mapping[str, bytes]) -> Iterator[tuple[str, Entry]]:
-    yield initrd.KERNEL, file(parts["kernel"])
-    yield initrd.CMDLINE, file(parts["cmdline"])
-    yield from uncpio.members(parts["initrd"], most=MOST)
-
-
-def _tar(opened: Opened) -> Iterator[tuple[str, Entry]]:
-    from hashlib import sha256
-
-    stream = untar.Stream(_unpacked(opened.read("root")))
-    for head in untar.heads(stream):
-        total = sha256()
-        for piece in untar.body(stream, head.entry.size):
-            total.update(piece)
-        digest = total.hexdigest() if head.entry.kind == "file" else ""
-        yield head.path, head.entry._replace(sha256=digest)
-
-
-def _unpacked(packed: bytes) -> Iterator[bytes]:
-    unpacker, size = zlib.decompressobj(31), 0
-    try:
-        while not unpacker.eof:
-            piece = unpacker.decompress(packed, PIECE)
-            size += len(piece)
-            if (not piece and not unpacker.eof and not unpacker.unconsumed_tail) or size > MOST:
-                raise Problem("the archive is cut short, or unpacks to too much")
-            packed = unpacker.unconsumed_tail
-            if piece:
-                yield piece
-    except zlib.error as error:
-        raise Problem(f"the archive is broken: {error}") from error
-    if unpacker.unused_data:
-        raise Problem("something follows the end of the archive")
-
-
-READERS = {"kernel_initrd": _initrd, "tar_kernel_initrd": _archived, "tar": _tar}

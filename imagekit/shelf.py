@@ -60,6 +60,7 @@ TOOLS = {  # the lowest version that imagekit was tried with, or the first that 
     "mksquashfs": Tool("squashfs", "/usr/bin/mksquashfs", (4, 6), "-version"),
     "unsquashfs": Tool("squashfs", "/usr/bin/unsquashfs", (4, 6), "-version"),
     "tar2sqfs": Tool("squashfs", "/usr/bin/tar2sqfs", (1, 1)),
+    "sqfs2tar": Tool("squashfs", "/usr/bin/sqfs2tar", (1, 1)),
     "mkfs.erofs": Tool("erofs", "/usr/bin/mkfs.erofs", (1, 8)),  # --tar
     "fsck.erofs": Tool("erofs", "/usr/bin/fsck.erofs", (1, 8)),
     "grub-mkimage": Tool("grub", "/usr/bin/grub-mkimage", (2, 6)),  # its modules come with the image: disk/grub
