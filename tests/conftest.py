@@ -11,6 +11,7 @@ import depot_rig
 import fake_rig
 import pytest
 import toys
+from xdist.scheduler import WorkStealingScheduling
 
 from imagekit import inuse, matrix, plugs, site
 from imagekit.guest import Guest, Rig
@@ -22,6 +23,11 @@ USUAL = {signal.SIGINT: signal.default_int_handler, signal.SIGHUP: signal.SIG_DF
 for number, handler in USUAL.items():  # a job in a shell's background begins otherwise, and so do its children
     if signal.getsignal(number) is signal.SIG_IGN:
         signal.signal(number, handler)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Plain -n gives each worker files that lie together, whose fixtures are made once, and never lets one idle."""
+    return WorkStealingScheduling(config, log) if config.getoption("dist") == "load" else None
 
 
 @pytest.fixture(autouse=True)
