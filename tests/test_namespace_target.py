@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import small_root
+from sleepers import NAP, sleepers
 
 from imagekit import host
 from imagekit.artifact import Artifact, Job, Opened
@@ -65,32 +66,21 @@ def test_codes(guest, argv, code):
     assert guest.run(argv).code == code
 
 
-def sleepers(seconds: int) -> list[str]:
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            if path.read_bytes() == b"sleep\0%d\0" % seconds:
-                found.append(path.parent.name)
-        except OSError:
-            continue
-    return found
-
-
 def test_too_slow_is_ended_with_all_it_started(guest):
     with pytest.raises(GuestProblem, match=r"did not end within 0\.5 s"):
-        guest.run(["sh", "-c", "sleep 3611 & sleep 3611"], timeout=0.5)
-    assert_none(3611)
+        guest.run(["sh", "-c", f"sleep {NAP} & sleep {NAP}"], timeout=0.5)
+    assert_none()
 
 
 def test_what_a_command_leaves_running_is_ended(guest):
-    assert guest.run(["sh", "-c", "sleep 3612 & echo left"]).text == "left"
-    assert_none(3612)
+    assert guest.run(["sh", "-c", f"sleep {NAP} & echo left"]).text == "left"
+    assert_none()
 
 
-def assert_none(seconds: int) -> None:
+def assert_none() -> None:
     """The kernel ends a process namespace's members before its first process is reaped; killing one takes a moment."""
     deadline = time.monotonic() + 20
-    while sleepers(seconds):
+    while sleepers():
         assert time.monotonic() < deadline
         time.sleep(0.01)
 
@@ -98,9 +88,9 @@ def assert_none(seconds: int) -> None:
 def test_stop_ends_the_commands_of_other_threads(store):
     guest = target.start(opened(store, small_root.tree()), rig=Rig(), store=store)
     codes = []
-    thread = threading.Thread(target=lambda: codes.append(guest.run("sleep 3613").code))
+    thread = threading.Thread(target=lambda: codes.append(guest.run(f"sleep {NAP}").code))
     thread.start()
-    while not sleepers(3613):
+    while not sleepers():
         time.sleep(0.01)
     guest.stop()
     guest.stop()

@@ -125,7 +125,14 @@ def test_a_kernel(data: bytes) -> None:
 
 @pytest.mark.parametrize(
     "data",
-    [b"", b"MZ" * 50, gzip.compress(b"MZ" * 50, mtime=0), b"\x1f\x8b\x08 and no more", IMAGE[:57], b"\x7fELF" + IMAGE[5:50]],
+    [
+        b"",
+        b"MZ" * 50,
+        gzip.compress(b"MZ" * 50, mtime=0),
+        b"\x1f\x8b\x08 and no more",
+        IMAGE[:57],
+        b"\x7fELF" + IMAGE[5:50],
+    ],
 )
 def test_no_kernel(data: bytes) -> None:
     with pytest.raises(Problem, match=r"kernel8\.img is no kernel for aarch64"):
