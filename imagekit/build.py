@@ -52,6 +52,7 @@ def artifact(
     tools: where formats take their programs from, as `--tools` says it; None looks that option up.
     Raises Problem when the lock is behind the definition, or when anything in the image does not fit.
     """
+    supply.check_protection(image)
     check_lock(image, lock)
     supply.check_beside(lock, arch, folder=folder)
     _check_offered(image, arch, format)
@@ -182,6 +183,10 @@ def _modules(image: Image, arch: str, store: Store) -> tuple[str, ...]:
 def _compose(image: Image, packages: list[tuple[Pin, Package]], *, folder: Path, arch: str, store: Store) -> Tree:
     modules, drivers = (_modules(image, arch, store), offer.drivers(image, arch)) if image.kernel else ((), ())
     whole = compose.compose(image, packages, folder=folder, arch=arch, modules=modules, drivers=drivers, store=store)
+    if image.disk.guards:
+        from imagekit import hardened  # here: most images have nothing of it
+
+        hardened.check_tree(whole, image.disk)
     names = offer.assets(image, arch)
     return whole.override(assets.tree(names, _bringing(names, packages, arch))) if image.kernel else whole
 

@@ -66,6 +66,17 @@ class Layout:
             )
         if self.slots not in (1, 2):
             raise Problem(f"disk: slots={self.slots!r} is neither 1 nor 2")
+        if self.slots == 2 and self.root != "initrd" and not self.verity:
+            raise Problem(
+                "disk: with slots=2 a root is found by its hashes, in whichever slot it lies",
+                'write verity=Verity(), or root="initrd"',
+            )
+
+    @property
+    def guards(self) -> tuple[str, ...]:
+        """The fields that protect something, of those that are set."""
+        found = [name for name in ("verity", "secure_boot", "seal") if getattr(self, name)]
+        return (*found, *(["slots"] if self.slots > 1 else []))
 
     @property
     def size_bytes(self) -> int:

@@ -35,6 +35,7 @@ def write_lock(image: Image, path: Path, *, store: Store, say: Say = quiet, tell
 
     tell: what is worth knowing of what was found, a line each.
     """
+    check_protection(image)
     say(f"{image.name}: resolving for {', '.join(image.arches)}")
     pins: dict[str, tuple[Pin, ...]] = dict.fromkeys(image.arches, ())
     archives, said = set(), dict[str, None]()
@@ -51,6 +52,14 @@ def write_lock(image: Image, path: Path, *, store: Store, say: Say = quiet, tell
     for line in said:
         tell(line)
     return lock
+
+
+def check_protection(image: Image) -> None:
+    """Raise Problem for what cannot be right of how an image is protected."""
+    if image.disk.guards:
+        from imagekit import hardened  # here: most images have nothing of it
+
+        hardened.check(image)
 
 
 def check_lock(image: Image, lock: Lock) -> None:

@@ -25,6 +25,7 @@ from imagekit import Layout, Problem, Seal, SecureBoot, Verity
         (lambda: Layout(root="erofs", changes="disk", verity=Verity()), "nobody checked"),
         (lambda: Layout(root="erofs", seal=Seal()), "nobody checks"),
         (lambda: Layout(slots=3), "neither 1 nor 2"),
+        (lambda: Layout(root="erofs", slots=2), "by its hashes"),
     ],
 )
 def test_what_cannot_protect_is_refused(make, words):
