@@ -15,7 +15,7 @@ from imagekit.arch import ARCHES
 
 INSIDE = Path(early.__file__).with_name("inside")
 SOURCES = sorted([*INSIDE.glob("*.c"), *INSIDE.glob("*.h")])
-PROGRAMS = [f"{name}.{arch}" for name in ("agent", "boot") for arch in ARCHES]
+PROGRAMS = [f"{name}.{arch}" for name in ("agent", "attest", "boot") for arch in ARCHES]
 
 
 def test_nothing_is_shipped_that_no_source_makes() -> None:

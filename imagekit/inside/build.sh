@@ -18,3 +18,4 @@ build agent agent.c builtin.c bulk.c command.c follow.c health.c renew.c sha256.
     terminal.c wait.c wire.c
 build boot boot.c changes.c device.c early.c event.c lease.c network.c ready.c root.c run.c service.c stage.c \
     table.c
+build attest attest.c attestor.c event.c serve.c

@@ -1,0 +1,28 @@
+/* imagekit-attest: what a machine proves of itself to whoever asks, in a static program of its own.
+
+     imagekit-attest NONCE          print it; NONCE is 32 bytes in hexadecimal, fresh for each asking       (attest.c)
+     imagekit-attest --serve PORT   answer GET /attest?nonce=NONCE                                          (serve.c) */
+
+#include "boot.h"
+#include "attest.h"
+
+/* By the kernel's own manager of what is loaded, where there is one: what we load there is gone when we are. */
+int open_tpm(void)
+{
+    int tpm = open("/dev/tpmrm0", O_RDWR | O_CLOEXEC);
+    return tpm < 0 && errno == ENOENT ? open("/dev/tpm0", O_RDWR | O_CLOEXEC) : tpm;
+}
+
+/* A command goes out by one write, its answer comes by one read. */
+ssize_t ask_tpm(int tpm, const uint8_t *command, size_t size, uint8_t *answer, size_t room)
+{
+    return write(tpm, command, size) == (ssize_t)size ? read(tpm, answer, room) : -1;
+}
+
+int main(int argc, char **argv)
+{
+    if (argc == 3 && !strcmp(argv[1], "--serve")) return serve(argv[2]);
+    if (argc == 2) return attest(argv[1]);
+    fprintf(stderr, "usage: imagekit-attest NONCE, or imagekit-attest --serve PORT\n");
+    return 2;
+}
