@@ -2,8 +2,8 @@
 
 Source: "Trusted Platform Module Library", part 2 (structures): TPMT_PUBLIC 12.2.4, TPMS_ATTEST 10.12.12,
 TPMS_CLOCK_INFO 10.11.1, TPMS_QUOTE_INFO 10.12.4, TPMT_SIGNATURE 11.3.4. One kind of key is taken, as inside/attest.c
-asks for it: made from the seed of the endorsement hierarchy by a fixed template, hence the same at each boot and nowhere
-stored; restricted, hence signing only what the TPM itself made, which begins with a magic number.
+asks for it: made from the seed of the endorsement hierarchy by a fixed template, hence the same at each boot and
+nowhere stored; restricted, hence signing only what the TPM itself made, which begins with a magic number.
 """
 
 from collections.abc import Mapping
