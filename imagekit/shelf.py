@@ -36,7 +36,8 @@ GROUPS = {
     "xorriso": Group(("xorriso",)),  # the other reader of ISOs
     "verity": Group(("cryptsetup-bin",)),
     "tpm2": Group(("tpm2-tools", "libtss2-tcti-swtpm0t64")),  # the other reader of event logs, policies and quotes
-    "measure": Group(("systemd",)),  # systemd-measure, the other reader of UKIs
+    # systemd-measure, the other reader of UKIs; it opens these libraries to compute policies
+    "measure": Group(("systemd", "libtss2-esys-3.0.2-0t64", "libtss2-mu-4.0.1-0t64", "libtss2-rc0t64")),
     "sbsign": Group(("sbsigntool",)),  # the other signer of UEFI programs
     "binutils": Group(("binutils",)),
     "oci": Group(("skopeo", "umoci")),  # the other readers of container images

@@ -1,0 +1,68 @@
+"""Stub: what systemd-stub measures of the unified kernel image that it is the beginning of.
+
+Source: systemd's src/fundamental/tpm-pcr.h (252) and uki.h (later), whose order "PLEASE DO NOT REORDER" fixes, and
+src/boot/efi/stub.c: for every section that the image has, its name with a NUL and then its content go into PCR 11.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from hashlib import sha256
+from typing import NamedTuple
+
+from imagekit import tpm
+from imagekit.errors import Problem
+from imagekit.store import Stored, flow
+
+PCR = 11
+SIGNATURE, PUBLIC_KEY = ".pcrsig", ".pcrpkey"  # what is signed of PCR 11, and by whom; the first is not measured
+SECTIONS = {  # by systemd's version: what its stub measures, in that order
+    252: (".linux", ".osrel", ".cmdline", ".initrd", ".splash", ".dtb", PUBLIC_KEY),
+    257: (
+        *(".linux", ".osrel", ".cmdline", ".initrd", ".ucode", ".splash", ".dtb", ".uname", ".sbat", PUBLIC_KEY),
+        *(".profile", ".dtbauto", ".hwids"),
+    ),
+}
+VERSION = re.compile("systemd-stub ".encode("utf-16le") + b"((?:[0-9]\0){3})")
+
+
+class Measurement(NamedTuple):
+    """One extension of a PCR, and what was measured, in words."""
+
+    pcr: int
+    name: str
+    digest: bytes
+
+
+def version(program: bytes) -> int:
+    """The version of systemd whose stub this is, or is the beginning of this. Raises Problem when it is no such one.
+
+    It is there as the stub hands it over to the system that it starts: the variable StubInfo.
+    """
+    found = VERSION.search(program)
+    if not found:
+        raise Problem("the program has no stub of systemd, so that nobody knows what it measures")
+    number = int(found[1].decode("utf-16le"))
+    if number not in SECTIONS:
+        known = ", ".join(map(str, SECTIONS))
+        raise Problem(f"what the stub of systemd {number} measures is not known", f"known: {known}")
+    return number
+
+
+def measured(sections: Mapping[str, Sequence[bytes | Stored]], *, version: int) -> list[Measurement]:
+    """What the stub extends PCR 11 with, of sections that may be large; two extensions a section."""
+    found = []
+    for name in SECTIONS[version]:
+        if name in sections:
+            content = sha256()
+            for chunk in flow(sections[name]):
+                content.update(chunk)
+            found += [
+                Measurement(PCR, f"name of {name}", sha256(name.encode() + b"\0").digest()),
+                Measurement(PCR, f"content of {name}", content.digest()),
+            ]
+    return found
+
+
+def value(measurements: Sequence[Measurement]) -> bytes:
+    """The PCR that these extensions leave behind."""
+    return tpm.replayed(each.digest for each in measurements)
