@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from imagekit import stamp
+from imagekit.bootkeys import BootKeys
 from imagekit.errors import Defect, Problem, RigProblem
 from imagekit.key import Key
 from imagekit.layout import Layout
@@ -83,6 +84,7 @@ class Job:
     arch: str
     store: Store
     layout: Layout = Layout()
+    boot_keys: BootKeys | None = None  # where the layout is protected by what they sign
     tools: Callable[..., Any] = field(default=_no_tools, repr=False)  # (*names) -> toolbox.Tools
     say: Callable[[str], None] = field(default=_say_nothing, repr=False)  # a progress line
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import imagekit
 from imagekit import artifact as artifacts
-from imagekit import assets, compose, early, host, memory, offer, options, plugs, sbom, supply
+from imagekit import assets, bootkeys, compose, early, host, memory, offer, options, plugs, sbom, supply
 from imagekit import lock as locks
 from imagekit.artifact import MANIFEST_SUFFIX, SIGNATURE_SUFFIX, Artifact, Format, Job, Written
 from imagekit.errors import Problem, RigProblem, unknown
@@ -58,7 +58,9 @@ def artifact(
     _check_offered(image, arch, format)
     definition = definition_digest(image, folder)
     pinned = _tools_mode(tools)
-    plan = _digest([own_digest(), definition, lock.digest, arch, format, key.public.hex(), pinned])
+    boot_keys = bootkeys.chosen() if image.disk.is_signed else None
+    guarded = [boot_keys.digest] if boot_keys else []
+    plan = _digest([own_digest(), definition, lock.digest, arch, format, key.public.hex(), pinned, *guarded])
     place = store.folder("artifacts") / plan
     with host.once(store.folder("locks"), f"artifact-{plan}", say=say):
         made = _kept(place, key, say)
@@ -67,7 +69,8 @@ def artifact(
             packages = supply.packages(image, lock, arch, folder=folder, store=store, say=say)
             whole = _compose(image, packages, folder=folder, arch=arch, store=store)
             say(f"{image.name} {arch}: writing {format}")
-            job = Job(image.name, image.version, arch, store, image.disk, partial(_tools, pinned, store, say), say)
+            bring = partial(_tools, pinned, store, say)
+            job = Job(image.name, image.version, arch, store, image.disk, boot_keys, bring, say)
             made = _write(whole, packages, job=job, format=format, place=place, key=key,
                           asked={"definition": definition, "lock": lock.digest, "suite": image.suite})  # fmt: skip
     return made
@@ -126,6 +129,8 @@ def inputs(image: Image, definition: Path) -> list[str]:
     """
     found: list[str | Path] = [definition, locks.beside(definition), *_own_files()]
     found += supply.inputs(read_lock(definition), folder=definition.parent)
+    if image.disk.is_signed:
+        found += bootkeys.chosen().files
     for content in image.files.values():
         if isinstance(content, File):
             source = definition.parent / content.source

@@ -54,6 +54,8 @@ def _main(words: "Sequence[str]") -> int:
     asked.words = words
     if getattr(asked, "mirror", None):
         os.environ["IMAGEKIT_MIRROR"] = asked.mirror  # where mirror.py looks, in processes that we start too
+    if getattr(asked, "boot_keys", None):
+        os.environ["IMAGEKIT_BOOT_KEYS"] = str(asked.boot_keys.absolute())  # likewise bootkeys.py
     try:
         return int(asked.verb(asked))
     except Problem as problem:

@@ -79,6 +79,11 @@ class Layout:
         return (*found, *(["slots"] if self.slots > 1 else []))
 
     @property
+    def is_signed(self) -> bool:
+        """Whether it cannot be written without boot keys."""
+        return bool(self.secure_boot or self.seal)
+
+    @property
     def size_bytes(self) -> int:
         """The size of the disk in bytes; 0 where the content decides."""
         return _bytes("size", self.size)

@@ -26,6 +26,7 @@ KNOWN = (
     "cache-size",
     "shared-cache",
     "depot",
+    "boot-keys",
 )
 
 

@@ -48,6 +48,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     add("full", action="store_const", const="yes", help="tests that are marked with a sample run everywhere")
     add("tools", choices=("auto", "host", "tree"), help="where QEMU and its like come from (default: auto)")
     add("key", metavar="FILE", help="sign and verify with this key")
+    add("boot-keys", metavar="DIR", help="keys of protected images (see docs/secure-boot.md)")
     add("accel", choices=("auto", "kvm", "tcg"), help="how machines run (default: auto, which asks a probe guest)")
     add("timeout-scale", metavar="N", help="multiply every time-out of a guest by N")
     add("on-failure", choices=outcomes.WAYS, help="keep the machine of a failed test, or open a shell in it")
@@ -64,6 +65,8 @@ def pytest_configure(config: pytest.Config) -> None:
         option(config, name)
     with told(pytest.UsageError):
         fixtures.timeout_scale(option(config, "timeout-scale", 1.0))
+    if boot_keys := option(config, "boot-keys", ""):
+        os.environ["IMAGEKIT_BOOT_KEYS"] = str(Path(boot_keys).absolute())  # for builds, in processes that we start too
     report = Path(option(config, "image-report", "r")).absolute()
     if not report.parent.is_dir() or report.is_dir():
         raise pytest.UsageError(f"--image-report: {report} cannot be a file: make its folder, or name another")

@@ -118,6 +118,12 @@ def mirror(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--mirror", metavar="URL", help="package mirror (else IMAGEKIT_MIRROR, [tool.imagekit], apt's)")
 
 
+def boot_keys(verb: argparse.ArgumentParser) -> None:
+    """The option --boot-keys."""
+    shown = "a folder of keys for Secure Boot and sealed disks (else IMAGEKIT_BOOT_KEYS, [tool.imagekit])"
+    verb.add_argument("--boot-keys", type=Path, metavar="DIR", help=shown)
+
+
 def tools(verb: argparse.ArgumentParser, what: str) -> None:
     """The option --tools."""
     verb.add_argument("--tools", choices=("auto", "host", "tree"), help=f"where {what}")

@@ -15,7 +15,7 @@ FLOORS = [  # a module imports only from lines above its own; a folder stands fo
 PLUGS = ("sources", "stores", "formats", "targets", "sites", "advisories")
 PACKAGE_ITSELF = 4  # imagekit/__init__.py looks up names of errors and image: it stands just below floor 3
 WRAPPED = {  # each heavy dependency is known to these files alone
-    "cryptography": ("ecdsa",),
+    "cryptography": ("ecdsa", "rsa"),
     "pytest": ("plugin", "bench", "collection", "aftercare", "outcomes", "testimony"),
     "_pytest": (),
     "xdist": ("scheduler",),

@@ -135,8 +135,8 @@ def test_a_moved_checkout_installs_again(place):
         ("tests/", "[dev]"),
         ("tests/test_x.py::test_y", "[dev]"),
         ("./tests", "[dev]"),
-        ("images", "[ssh,testinfra]"),
-        ("-q", "[ssh,testinfra]"),
+        ("images", "[ssh,testinfra,uefi]"),
+        ("-q", "[ssh,testinfra,uefi]"),
     ],
 )
 def test_only_the_tests_need_the_linters(place, path, extra):

@@ -59,6 +59,7 @@ def define(verb: ArgumentParser) -> None:
     verb.add_argument("--provenance", action="store_true", help="sign from what and when it was built, beside it")
     verb.add_argument("--check", action="store_true", help="build twice, the second time elsewhere, and compare")
     usage.key_option(verb, "secret key to sign with")
+    usage.boot_keys(verb)
     usage.mirror(verb)
 
 

@@ -31,6 +31,7 @@ def define(verb: ArgumentParser) -> None:
     )
     usage.tools(verb, "the formats' programs come from")
     usage.key_option(verb, "secret key to sign the statement with")
+    usage.boot_keys(verb)
     usage.mirror(verb)
 
 
