@@ -12,6 +12,7 @@ In the guest:
     /etc/imagekit/table              a line per service: NAME, milliseconds to stop, what it comes after, condition
     /etc/imagekit/ready/NAME         the command of a command: condition
     /usr/lib/imagekit/boot           all of this is done by it, also /usr/sbin/poweroff, reboot, halt (inside/boot.c)
+    /usr/lib/imagekit/attest         of a protected image, also /usr/sbin/imagekit-attest (inside/attestor.c)
 
 An initrd whose root lies on a disk has /init, kernel modules and nothing else (`initrd`). It reads of the kernel's
 arguments, the last of each counting:
@@ -60,6 +61,7 @@ INIT_PACKAGES = ("busybox-static", "libc6", "runit")  # of Debian, taken alone: 
 OWNER = "imagekit"
 SHELL = "/usr/bin/busybox"
 BOOT = "/usr/lib/imagekit/boot"
+ATTEST = "/usr/lib/imagekit/attest"
 NAMES = (
     "/init",
     *(f"/etc/runit/{name}" for name in ("1", "2", "3", "ctrlaltdel")),
@@ -116,6 +118,7 @@ def tree(image: Image, arch: str, *, modules: Sequence[str]) -> Tree:
         **_steps("onboot", image.onboot),
         **_steps("onshutdown", image.onshutdown),
         **_services(image.services),
+        **(_attestation(arch) if image.disk.guards else {}),
     }
     return Tree(entries)
 
@@ -191,6 +194,11 @@ def program(name: str, arch: str) -> Entry:
         raise Defect(
             f"{error.filename} cannot be read: {error.strerror}", "imagekit/inside/build.sh makes it"
         ) from error
+
+
+def _attestation(arch: str) -> Mapping[str, Entry]:
+    """What a protected image proves by that it is what was built."""
+    return {ATTEST: program("attest", arch), "/usr/sbin/imagekit-attest": symlink(ATTEST, owner=OWNER)}
 
 
 def _network(image: Image) -> Mapping[str, Entry]:

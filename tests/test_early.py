@@ -7,6 +7,8 @@ import pytest
 from imagekit import early
 from imagekit.errors import Defect, Problem
 from imagekit.image import Image, Service, Static, Step
+from imagekit.layout import Layout
+from imagekit.protection import SecureBoot
 from imagekit.tree import Tree, below_symlink, file
 
 MODULES = ("/usr/lib/modules/6.1/virtio.ko", "/usr/lib/modules/6.1/virtio_net.ko")
@@ -58,6 +60,11 @@ def test_the_smallest_image() -> None:
     assert made["/usr/lib/imagekit/boot"].mode == 0o755
     assert {entry.owner for entry in made.values()} == {"imagekit"}
     assert below_symlink(made.complete()) is None
+
+
+def test_a_protected_image_proves_itself() -> None:
+    added = {*tree(disk=Layout(secure_boot=SecureBoot()))} - {*tree()}
+    assert added == {"/usr/lib/imagekit/attest", "/usr/sbin/imagekit-attest"}
 
 
 def test_an_initrd_for_a_root_on_a_disk_has_what_finds_it_and_nothing_else() -> None:

@@ -1,55 +1,51 @@
 """Quotes: tpm2-tools take ours and we take theirs, of a TPM that swtpm emulates; whatever else is refused by name."""
 
 import http.client
-import os
 import socket
-import subprocess
+from functools import partial
 from hashlib import sha256
 
+import attest_rig
 import pytest
-import swtpm_rig
-from cryptography.hazmat.primitives.asymmetric import ec, utils
-from cryptography.hazmat.primitives.hashes import SHA256
+from attest_rig import BY, NONCE, OTHER, PCRS, run, signature
+from tpm_tools import new_tpm
 
 from imagekit import quote
 from imagekit.errors import Problem
 
-PCRS = tuple(range(16))
 LIST = f"sha256:{','.join(map(str, PCRS))}"
-NONCE = bytes(range(100, 132))
 AK = "fixedtpm|fixedparent|sensitivedataorigin|userwithauth|noda|restricted|sign"
 LOG = bytes(range(256)) * 20
 VALUES = {pcr: bytes([pcr]) * 32 for pcr in PCRS}
 DIGEST = sha256(b"".join(VALUES.values())).digest()
+PUBLIC = attest_rig.public()
+attested = partial(attest_rig.attested, VALUES)
 
 
 @pytest.fixture(scope="module")
 def program(tmp_path_factory):
     """imagekit-attest for this machine."""
     release = "NAME=x\nIMAGE_ID=web\nIMAGE_VERSION=1.2~rc1\n"
-    return swtpm_rig.compiled(tmp_path_factory.mktemp("program"), log=LOG, release=release)
+    return attest_rig.compiled(tmp_path_factory.mktemp("program"), log=LOG, release=release)
 
 
 @pytest.fixture(scope="module")
 def tpm(tmp_path_factory):
     """A TPM, some PCRs of which are extended, and the attestation key as tpm2-tools make it."""
-    with swtpm_rig.running(tmp_path_factory.mktemp("tpm")) as tpm:
+    with new_tpm(tmp_path_factory.mktemp("tpm")) as tpm:
         for pcr in (0, 4, 11, 15):
             tpm("pcrextend", f"{pcr}:sha256={bytes([pcr]).hex() * 32}")
         tpm("createprimary", "-C", "e", "-G", "ecc256:ecdsa-sha256:null", "-a", AK, "-c", "ak")
         tpm("readpublic", "-c", "ak", "-f", "tpmt", "-o", "ak.pub")
+        tpm("flushcontext", "-t")
         yield tpm
 
 
 def quoted(tpm, *, pcrs=LIST, key="ak"):
     """Quote and signature by tpm2-tools."""
     tpm("quote", "-c", key, "-l", pcrs, "-q", NONCE.hex(), "-m", "message", "-s", "signature")
+    tpm("flushcontext", "-t")
     return tpm.read("message"), tpm.read("signature")
-
-
-def run(program, tpm, *words):
-    env = {"TPM_SOCKET": str(tpm.socket)}
-    return subprocess.run([program, *words], env=env, capture_output=True, text=True, check=False)
 
 
 def fields(text):
@@ -65,6 +61,7 @@ def test_a_quote_of_tpm2_tools_is_taken(tpm):
     assert values[4] == sha256(bytes(32) + bytes([4]) * 32).digest()
     assert (found.nonce, found.pcrs, found.resets, found.restarts) == (NONCE, PCRS, 1, 0)
     tpm("readpublic", "-c", "ak", "-n", "name", "-q", "qualified")
+    tpm("flushcontext", "-t")
     assert (by.name, by.qualified_name) == (tpm.read("name"), tpm.read("qualified"))
 
 
@@ -100,22 +97,9 @@ def test_what_the_tpm_refuses_is_told(program, tpm):
 
 @pytest.fixture(scope="module")
 def port(program, tpm):
-    """The service at a port; nobody else takes that one meanwhile, or the test says so."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    argv = [program, "--serve", str(port)]
-    with subprocess.Popen(argv, env={"TPM_SOCKET": str(tpm.socket)}) as process:
-        try:
-            while process.poll() is None:
-                try:
-                    socket.create_connection(("127.0.0.1", port)).close()
-                    break
-                except ConnectionRefusedError:
-                    os.sched_yield()
-            assert process.poll() is None, "the service did not start"
-            yield port
-        finally:
-            process.terminate()
+    """The service's port."""
+    with attest_rig.serving(program, tpm) as port:
+        yield port
 
 
 def asked(port, request):
@@ -157,29 +141,6 @@ def test_the_service_gives_a_quote_to_whoever_comes_next(port, tpm):
     assert (status, found.nonce) == (200, NONCE)
 
 
-PRIVATE = ec.derive_private_key(7, ec.SECP256R1())
-NUMBERS = PRIVATE.public_key().public_numbers()
-POINT = [number.to_bytes(32) for number in (NUMBERS.x, NUMBERS.y)]
-PUBLIC = quote.TEMPLATE + b"".join(b"\0\x20" + number for number in POINT)
-BY = quote.key(PUBLIC)
-
-
-def attested(
-    *, magic=b"\xffTCG", kind=b"\x80\x18", signer=BY.qualified_name, banks=1, bank=11, bits=b"\xff\xff\0", end=b""
-):  # fmt: skip
-    """A quote as a TPM makes it, or not quite."""
-    named = len(signer).to_bytes(2) + signer
-    clock = (1000).to_bytes(8) + (3).to_bytes(4) + (1).to_bytes(4) + b"\1"
-    chosen = banks.to_bytes(4) + bank.to_bytes(2) + len(bits).to_bytes(1) + bits
-    return magic + kind + named + b"\0\x20" + NONCE + clock + bytes(8) + chosen + b"\0\x20" + DIGEST + end
-
-
-def signature(data, *, key=PRIVATE, algorithm=0x18, hashed=11, end=b""):
-    numbers = utils.decode_dss_signature(key.sign(data, ec.ECDSA(SHA256())))
-    fields = b"".join(b"\0\x20" + number.to_bytes(32) for number in numbers)
-    return algorithm.to_bytes(2) + hashed.to_bytes(2) + fields + end
-
-
 def test_what_a_tpm_would_say_is_read():
     found = quote.signed(BY, attested(), signature(attested()))
     assert found == quote.Quote(BY.qualified_name, NONCE, 1000, 3, 1, PCRS, DIGEST)
@@ -202,7 +163,6 @@ def test_a_key_of_another_kind_is_refused(public, message):
         quote.key(public)
 
 
-OTHER = ec.derive_private_key(8, ec.SECP256R1())
 QUOTES = [
     (attested(), signature(attested(), key=OTHER), "is not signed by the attestation key"),
     (attested(bits=b"\xff\xfe\0"), signature(attested()), "is not signed by the attestation key"),
