@@ -14,7 +14,7 @@ from imagekit.store import Stored, flow, size_of
 
 MACHINES = {0x8664: "x86_64", 0xAA64: "aarch64"}  # "Machine Types"
 ORDER = (  # of a UKI's sections: the kernel comes last, because it unpacks itself over what follows it in memory
-    *(".osrel", ".cmdline", ".uname", ".initrd", ".linux"),
+    *(".osrel", ".cmdline", ".uname", ".pcrpkey", ".pcrsig", ".initrd", ".linux"),
 )
 DATA = 0x40000040  # initialized data, readable ("Section Flags")
 CODE = 0x60000020  # code, executable and readable: old stubs jump into the kernel where it lies

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from imagekit.artifact import Job
-from imagekit.disk import cmdline, pe
+from imagekit.disk import cmdline, pcrsign, pe
 from imagekit.disk.sparse import glance, laid_file
 from imagekit.errors import Problem
 from imagekit.store import Stored, size_of
@@ -35,8 +35,15 @@ def programs(tree: Tree, *, arch: str) -> Programs:
     return Programs(tree.read(STUB), laid_file(tree, KERNEL))
 
 
-def contents(tree: Tree, parts: Sequence[bytes | Stored], *, arguments: str, of: Programs) -> Iterator[bytes | Stored]:
-    """The program piece by piece; parts: of the initrd."""
+def contents(
+    tree: Tree,
+    parts: Sequence[bytes | Stored],
+    *,
+    arguments: str,
+    of: Programs,
+    approval: pcrsign.Approval | None = None,
+) -> Iterator[bytes | Stored]:
+    """The program piece by piece; parts: of the initrd; approval: who signs what will be measured of it."""
     sections: dict[str, Sequence[bytes | Stored]] = {
         ".osrel": [tree.read(OS_RELEASE) if OS_RELEASE in tree else b""],
         ".cmdline": [arguments.encode("utf-8", "surrogateescape")],
@@ -44,7 +51,10 @@ def contents(tree: Tree, parts: Sequence[bytes | Stored], *, arguments: str, of:
         ".initrd": parts,
         ".linux": [of.kernel],
     }
-    return pe.contents(of.stub, {name: data for name, data in sections.items() if any(data)})
+    kept = {name: data for name, data in sections.items() if any(data)}
+    if approval:
+        kept |= pcrsign.sections(kept, of=of.stub, approval=approval)
+    return pe.contents(of.stub, kept)
 
 
 def check(tree: Tree) -> None:
