@@ -36,6 +36,9 @@ What happens is noted in /run/imagekit/events, a line each, and printed on the c
     service start|ready NAME, service exit NAME CODE, service failed NAME REASON...
     service open NAME                its port accepts; the first request of its http: condition is on its way
     ready                            every service is; once
+    slot trying NAME_VERSION: TRIES  a new image that lies in two slots has not proven itself; tries that it has left
+    slot kept NAME_VERSION           it has, and is started from now on
+    slot failed NAME_VERSION: REASON it has not: the machine starts again
     shutdown
     onshutdown start|done NAME, onshutdown failed NAME CODE
 

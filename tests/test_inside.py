@@ -14,12 +14,13 @@ from imagekit import channel, early
 from imagekit.arch import ARCHES
 
 INSIDE = Path(early.__file__).with_name("inside")
-SOURCES = sorted([*INSIDE.glob("*.c"), *INSIDE.glob("*.h")])
+SOURCES = sorted([*INSIDE.glob("*.c"), *INSIDE.glob("*.h"), *INSIDE.glob("slots/*.[ch]")])
 PROGRAMS = [f"{name}.{arch}" for name in ("agent", "attest", "boot") for arch in ARCHES]
+APART = [f"slots.{arch}" for arch in ARCHES]  # inside/slots/build.sh makes them: test_slots_build.py
 
 
 def test_nothing_is_shipped_that_no_source_makes() -> None:
-    assert sorted(path.name for path in (INSIDE / "bin").iterdir()) == sorted(PROGRAMS)
+    assert sorted(path.name for path in (INSIDE / "bin").iterdir()) == sorted(PROGRAMS + APART)
 
 
 def test_the_programs_are_what_the_sources_make(tmp_path: Path) -> None:
@@ -36,7 +37,7 @@ def test_the_programs_are_what_the_sources_make(tmp_path: Path) -> None:
     assert not different, f"{different} are not what the sources make: run imagekit/inside/build.sh and commit"
 
 
-@pytest.mark.parametrize("program", PROGRAMS)
+@pytest.mark.parametrize("program", PROGRAMS + APART)
 def test_a_program_is_static_small_and_of_its_architecture(program: str) -> None:
     data = (INSIDE / "bin" / program).read_bytes()
     machine = struct.unpack_from("<H", data, 18)[0]  # ELF header: e_machine
