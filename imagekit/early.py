@@ -28,6 +28,12 @@ What happens is noted in /run/imagekit/events, a line each, and printed on the c
     early                            /proc, /sys, /dev, /run and /tmp are mounted
     counter VALUE HZ                 the processor's counter at that time, in a boot that is measured (HZ 0: not told)
     modules                          the kernel modules are loaded
+    verity NAME HASH                 this partition is the root that the signed command line means (inside/sealed/)
+    verity REASON                    there is none; the machine does what panic= says
+    pcr NUMBER HEX                   what the TPM has measured when the initrd runs
+    DISK new, DISK unsealed          the TPM has kept, or gave, the key of a sealed disk
+    DISK open                        it is mounted
+    DISK sealed: REASON              it stays shut; the machine does what panic= says
     root DEVICE TYPE                 a root that lies on a disk is mounted, read-only, below an overlay
     grown BYTES                      the file system of its changes was enlarged with the disk; it has BYTES now
     changes lost WHAT: REASON        they cannot be used, and lie where they were; a tmpfs is in their place

@@ -36,6 +36,10 @@ int note(char **words);
 
 int init(char **words);
 
+/* ---- prepare.c ---- */
+
+void prepare(void);
+
 /* ---- root.c, device.c, changes.c: a root that lies on a disk ---- */
 
 struct place { /* a block device: a whole disk, or a partition of one */
@@ -43,11 +47,33 @@ struct place { /* a block device: a whole disk, or a partition of one */
     int number; /* of the partition; 0 for a whole disk */
 };
 
+struct table;
+
+struct search { /* for a partition on any disk */
+    const char *name; /* for messages; /dev/NAME where there is no `look` */
+    int (*look)(struct table *table, void *wanted); /* its number on a disk, 0 when it is not there */
+    void *wanted;
+    int is_told;        /* whether a second one is looked for, and told */
+    const int *is_seen; /* set by `look` on the disk that should have it: then it is not waited for much longer */
+};
+
+struct root { /* where the root is, and what is mounted below it before it is gone to */
+    struct place place;
+    const char *(*mount_more)(const struct place *place, const char *below);
+};
+
 int enter_root(void);
+int go_to(const struct root *root);
+int give_up(const char *what, const char *which);
 int argument(const char *name, char *value, size_t size);
+int wait_for(const struct search *search, struct place *place);
 int wait_for_device(const char *wanted, struct place *place);
+void name_place(struct place *place, const char *disk, int number);
 const char *all_devices(void);
 const char *mount_changes(const char *wanted);
+void enlarge_partition(const struct place *place);
+int mount_files(const char *path, const char *folder, unsigned long flags);
+void grow_files(const char *path, const char *folder);
 void grow_changes(void);
 
 /* ---- stage.c ---- */
@@ -126,6 +152,9 @@ struct extent { /* in sectors */
 
 const char *read_partitions(struct table *table, const char *path, int flags);
 int find_partition(struct table *table, const char *id);
+int find_labelled(struct table *table, const char *label);
+void label_of(struct table *table, int number, char label[37]);
+int is_of_type(struct table *table, int number, const uint8_t type[16]);
 struct extent partition(struct table *table, int number);
 const char *enlarge(struct table *table, int number, int *grown);
 int tell_kernel(struct table *table, int number);

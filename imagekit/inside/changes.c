@@ -11,7 +11,7 @@
 
 enum { EXT4 = 0xef53, PATIENCE = 5000 }; /* statfs(2); milliseconds */
 
-static void enlarge_partition(const struct place *place)
+void enlarge_partition(const struct place *place)
 {
     static struct table table;
     char path[LONGEST];
@@ -56,15 +56,23 @@ static struct files files_of(int device)
     return files;
 }
 
-/* Enlarge a mounted ext4 to its partition: the kernel does it in steps that its journal keeps whole. */
-static void enlarge_files(const char *path)
+/* How many blocks its ext4 is to have for a device to be full; 0 when it is. */
+static uint64_t blocks_to_have(int device, struct files *files)
 {
-    int device = open(path, O_RDONLY | O_CLOEXEC), folder = open(CHANGES, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    struct files before = files_of(device);
     off_t room = lseek(device, 0, SEEK_END);
-    uint64_t wanted = room > 0 ? (uint64_t)room / before.block : 0;
+    *files = files_of(device);
+    uint64_t wanted = room > 0 ? (uint64_t)room / files->block : 0;
+    return wanted > files->blocks ? wanted : 0;
+}
+
+/* Enlarge a mounted ext4 to its partition: the kernel does it in steps that its journal keeps whole. */
+static void enlarge_files(const char *path, const char *where)
+{
+    int device = open(path, O_RDONLY | O_CLOEXEC), folder = open(where, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    struct files before;
+    uint64_t wanted = blocks_to_have(device, &before);
     if (wanted > before.most) {
-        complain("%s: of %lld bytes its ext4 can take %llu", path, (long long)room,
+        complain("%s: of %llu bytes its ext4 can take %llu", path, (unsigned long long)(wanted * before.block),
                  (unsigned long long)(before.most * before.block));
         wanted = before.most;
     }
@@ -76,21 +84,26 @@ static void enlarge_files(const char *path)
     close(device);
 }
 
-static int mount_at(const char *path) { return mount(path, CHANGES, "ext4", 0, "errors=remount-ro"); }
+/* Mount an ext4, which is never repaired or made anew: that would hide a loss. Where the power was cut while it grew,
+   the mount that replays the journal keeps the number of groups from before, and growing on is a BUG of the kernel
+   (fs/ext4/resize.c, seen with 6.1): so it is mounted once more. */
+int mount_files(const char *path, const char *folder, unsigned long flags)
+{
+    int device = open(path, O_RDONLY | O_CLOEXEC), times = files_of(device).has_journal_to_replay ? 2 : 1, failed;
+    close(device);
+    do failed = mount(path, folder, "ext4", flags, "errors=remount-ro");
+    while (!failed && --times && !(failed = umount(folder)));
+    return failed;
+}
 
-/* Mount the partition; what is wrong, or NULL. It is never repaired or made anew here: that would hide a loss. */
+/* Mount the partition; what is wrong, or NULL. */
 const char *mount_changes(const char *wanted)
 {
     struct place place;
     char path[LONGEST];
     if (wait_for_device(wanted, &place)) return "there is no such partition";
     snprintf(path, sizeof path, "/dev/%s", place.name);
-    int device = open(path, O_RDONLY | O_CLOEXEC), is_dirty = files_of(device).has_journal_to_replay;
-    close(device);
-    /* Where the power was cut while it grew, the mount that replays the journal keeps the number of groups from before,
-       and growing on is a BUG of the kernel (fs/ext4/resize.c, seen with 6.1): so it is mounted once more. */
-    if (mount_at(path) || (is_dirty && (umount(CHANGES) || mount_at(path)))) return strerror(errno);
-    return NULL;
+    return mount_files(path, CHANGES, 0) ? strerror(errno) : NULL;
 }
 
 static int grow(const char *wanted)
@@ -100,12 +113,20 @@ static int grow(const char *wanted)
     if (wait_for_device(wanted, &place)) return 1;
     if (place.number) enlarge_partition(&place);
     snprintf(path, sizeof path, "/dev/%s", place.name);
-    enlarge_files(path);
+    enlarge_files(path, CHANGES);
     return 0;
 }
 
-/* Enlarge partition and files if the disk has room, by a process of its own: terabytes take minutes, which nobody has
-   to wait for, but services that come up at once may well need more than the few megabytes that were shipped. */
+/* Wait for a process that grows something, but not long: terabytes take minutes, which nobody has to wait for. */
+static void wait_a_while(pid_t pid, int done[2])
+{
+    close(done[1]);
+    if (poll(&(struct pollfd){done[0], POLLIN, 0}, 1, PATIENCE) > 0) waitpid(pid, NULL, 0);
+    close(done[0]);
+}
+
+/* Enlarge partition and files if the disk has room, by a process of its own: services that come up at once may well
+   need more than the few megabytes that were shipped. */
 void grow_changes(void)
 {
     struct statfs about;
@@ -115,7 +136,21 @@ void grow_changes(void)
     if (pipe2(done, O_CLOEXEC)) return;
     pid_t pid = fork();
     if (!pid) _exit(grow(wanted));
-    close(done[1]);
-    if (poll(&(struct pollfd){done[0], POLLIN, 0}, 1, PATIENCE) > 0) waitpid(pid, NULL, 0);
-    close(done[0]);
+    wait_a_while(pid, done);
+}
+
+/* Enlarge the files of a mounted device of which it is known that it is large enough, likewise. */
+void grow_files(const char *path, const char *folder)
+{
+    struct files files;
+    int done[2], device = open(path, O_RDONLY | O_CLOEXEC);
+    uint64_t wanted = blocks_to_have(device, &files);
+    close(device);
+    if (!wanted || (wanted > files.most && files.blocks >= files.most) || pipe2(done, O_CLOEXEC)) return;
+    pid_t pid = fork();
+    if (!pid) {
+        enlarge_files(path, folder);
+        _exit(0);
+    }
+    wait_a_while(pid, done);
 }

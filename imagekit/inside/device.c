@@ -54,7 +54,7 @@ static int is_disk(const struct dirent *entry)
 static int disks(struct dirent ***entries) { return scandir(BLOCK, entries, is_disk, alphasort); }
 
 /* The kernel's rule: a p stands between two numbers (bdevname() in block/genhd.c). */
-static void name_place(struct place *place, const char *disk, int number)
+void name_place(struct place *place, const char *disk, int number)
 {
     char last = disk[strlen(disk) - 1];
     snprintf(place->disk, sizeof place->disk, "%s", disk);
@@ -76,26 +76,28 @@ static int find_by_name(const char *name, struct place *place)
     return 0;
 }
 
-/* The number of the partition with this id on a disk; 0 when it has none. */
-static int find_on(const char *disk, const char *id)
+/* The number of the partition that is looked for on a disk; 0 when it has none. */
+static int find_on(const char *disk, const struct search *search)
 {
     static struct table table;
     char path[LONGEST];
     snprintf(path, sizeof path, "/dev/%s", disk);
-    int number = read_partitions(&table, path, O_RDONLY) ? 0 : find_partition(&table, id);
+    int number = read_partitions(&table, path, O_RDONLY) ? 0 : search->look(&table, search->wanted);
     close(table.disk);
     return number;
 }
 
+static int look_for_id(struct table *table, void *id) { return find_partition(table, id); }
+
 /* Of several disks with that id, which are copies, the first is taken, and told. */
-static int find_by_id(const char *id, struct place *place)
+static int find_on_disks(const struct search *search, struct place *place)
 {
     struct dirent **entries;
     int number, found = 0;
-    for (int i = 0, n = disks(&entries); i < n; i++) {
+    for (int i = 0, n = disks(&entries); i < n && (!found || search->is_told); i++) {
         const char *name = entries[i]->d_name;
-        if (number_of(name, "partition") || !(number = find_on(name, id))) continue;
-        if (found) complain("%s has PARTUUID=%s as well: %s is taken", name, id, place->name);
+        if (number_of(name, "partition") || !(number = find_on(name, search))) continue;
+        if (found) complain("%s has %s as well: %s is taken", name, search->name, place->name);
         if (found) break;
         name_place(place, name, number);
         found = is_there(place->name); /* or the kernel still looks for partitions */
@@ -103,10 +105,10 @@ static int find_by_id(const char *id, struct place *place)
     return found ? 0 : -1;
 }
 
-static int find_device(const char *wanted, struct place *place)
+static int find_device(const struct search *search, struct place *place)
 {
-    if (!strncmp(wanted, "PARTUUID=", 9)) return find_by_id(wanted + 9, place);
-    return strncmp(wanted, "/dev/", 5) ? -1 : find_by_name(wanted + 5, place);
+    if (search->look) return find_on_disks(search, place);
+    return strncmp(search->name, "/dev/", 5) ? -1 : find_by_name(search->name + 5, place);
 }
 
 /* Sleep until the kernel tells of a device (netlink(7), NETLINK_KOBJECT_UEVENT), or for a moment. */
@@ -126,20 +128,32 @@ static int64_t deadline(void)
     return milliseconds() + 1000 * patience;
 }
 
-/* Find PARTUUID=ID or /dev/NAME, however slow the disk comes; -1 when the time is up. */
-int wait_for_device(const char *wanted, struct place *place)
+/* Find a partition, however slow its disk comes; -1 when the time is up. */
+int wait_for(const struct search *search, struct place *place)
 {
     int64_t loud = milliseconds() + LOUD, end = deadline();
     struct sockaddr_nl all = {.nl_family = AF_NETLINK, .nl_groups = 1};
     int news = socket(AF_NETLINK, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, NETLINK_KOBJECT_UEVENT);
     bind(news, (struct sockaddr *)&all, sizeof all);
     int failed, is_told = 0;
-    while ((failed = find_device(wanted, place)) && milliseconds() < end) {
-        if (milliseconds() > loud && !is_told++) complain("waiting for %s", wanted);
+    while ((failed = find_device(search, place)) && milliseconds() < end) {
+        if (milliseconds() > loud && !is_told++) complain("waiting for %s", search->name);
+        if (search->is_seen && *search->is_seen && is_told) break;
         wait_for_news(news);
     }
     close(news);
     return failed ? -1 : 0;
+}
+
+/* Find PARTUUID=ID or /dev/NAME. */
+int wait_for_device(const char *wanted, struct place *place)
+{
+    struct search search = {.name = wanted, .is_told = 1};
+    if (!strncmp(wanted, "PARTUUID=", 9)) {
+        search.look = look_for_id;
+        search.wanted = (void *)(wanted + 9);
+    }
+    return wait_for(&search, place);
 }
 
 /* The block devices that there are, for a message. */

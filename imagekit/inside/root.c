@@ -83,7 +83,7 @@ static int go(void)
 
 /* Tell why there is no way on, and do what panic= says of a kernel in that state: start again, or stay. It is not left
    to a panic, which would print a page over these words. */
-static int give_up(const char *what, const char *which)
+int give_up(const char *what, const char *which)
 {
     char seconds[16] = "";
     complain("%s %s (block devices: %s)", what, which, all_devices());
@@ -94,20 +94,29 @@ static int give_up(const char *what, const char *which)
     return reboot(RB_AUTOBOOT);
 }
 
-/* Become /init of the root on the disk; comes back only when there is no way. */
-int enter_root(void)
+/* Mount the root that was found, and become its /init; comes back only when there is no way. */
+int go_to(const struct root *root)
 {
     static char *argv[] = {"init", NULL}, *env[] = {PATH, NULL};
-    char wanted[LONGEST / 4], kept[LONGEST / 4], types[LONGEST / 4], which[LONGEST];
-    struct place place;
+    char kept[LONGEST / 4], types[LONGEST / 4], which[LONGEST];
+    const char *wrong = NULL;
     argument("imagekit.changes", kept, sizeof kept);
-    if (!argument("root", wanted, sizeof wanted)) return give_up("the kernel's command line has no", "root=");
     if (!argument("rootfstype", types, sizeof types)) strcpy(types, "squashfs,erofs,ext4");
-    if (wait_for_device(wanted, &place)) return give_up("there is no root", wanted);
-    snprintf(which, sizeof which, "%s as %s", place.name, types);
-    if (mount_root(place.name, types)) return give_up("cannot mount the root", which);
+    snprintf(which, sizeof which, "%s as %s", root->place.name, types);
+    if (mount_root(root->place.name, types)) return give_up("cannot mount the root", which);
     if (lay_changes_over(kept)) return give_up("cannot mount an overlay over", which);
+    if (root->mount_more && (wrong = root->mount_more(&root->place, NEW))) return give_up("there is no way on:", wrong);
     if (go()) return give_up("cannot move to", which);
     execve("/init", argv, env);
     return give_up("cannot run /init of", which);
+}
+
+/* Become /init of the root on the disk; comes back only when there is no way. */
+int enter_root(void)
+{
+    char wanted[LONGEST / 4];
+    struct root root = {.mount_more = NULL};
+    if (!argument("root", wanted, sizeof wanted)) return give_up("the kernel's command line has no", "root=");
+    if (wait_for_device(wanted, &root.place)) return give_up("there is no root", wanted);
+    return go_to(&root);
 }

@@ -125,6 +125,33 @@ int find_partition(struct table *t, const char *wanted)
     return 0;
 }
 
+/* Its name, less what is not ASCII; empty in an MBR, which has none. */
+void label_of(struct table *t, int number, char label[37])
+{
+    const uint8_t *name = gpt_entry(t, number) + 56;
+    int length = 0;
+    for (int i = 0; t->is_gpt && i < 36 && get(name + 2 * i, 2); i++)
+        label[length++] = get(name + 2 * i, 2) > 0x20 && get(name + 2 * i, 2) < 0x7f ? (char)name[2 * i] : '?';
+    label[length] = 0;
+}
+
+/* The number of the first partition with this name; 0 when there is none. */
+int find_labelled(struct table *t, const char *wanted)
+{
+    char label[37];
+    for (int number = 1; t->is_gpt && number <= most(t); number++) {
+        label_of(t, number, label);
+        if (partition(t, number).sectors && !strcmp(label, wanted)) return number;
+    }
+    return 0;
+}
+
+/* Whether it is there, and of this type. */
+int is_of_type(struct table *t, int number, const uint8_t type[16])
+{
+    return t->is_gpt && number <= most(t) && partition(t, number).sectors && !memcmp(gpt_entry(t, number), type, 16);
+}
+
 /* ---- enlarging ---- */
 
 static int store(struct table *t, const void *bytes, size_t size, uint64_t sector)
