@@ -7,6 +7,7 @@ Part 3 (commands). Everything with SHA-256, in the TPM's own byte order, which i
 import struct
 from collections.abc import Iterable, Mapping
 from hashlib import sha256
+from typing import NamedTuple
 
 ALG_RSA, ALG_SHA256, ALG_NULL = 0x0001, 0x000B, 0x0010  # Part 2, 6.3
 CC_POLICY_NV, CC_POLICY_AUTHORIZE, CC_POLICY_PCR = 0x149, 0x16A, 0x17F  # Part 2, 6.5.2
@@ -20,6 +21,15 @@ GENERATION_ATTRIBUTES = 1 << 1 | 1 << 3 | 1 << 18 | 1 << 25
 WRITTEN = 1 << 29
 KEY_ATTRIBUTES = 1 << 6 | 1 << 17 | 1 << 18  # Part 2, 8.3: userWithAuth, decrypt, sign; as systemd loads such a key
 RSA_BITS = 2048
+
+
+class Measurement(NamedTuple):
+    """One extension of a PCR, and what was measured, in words."""
+
+    pcr: int
+    name: str  # by which it is found again elsewhere
+    digest: bytes
+    content: str = ""
 
 
 def extended(value: bytes, digest: bytes) -> bytes:

@@ -7,13 +7,14 @@ alone are what was measured; of an event's words, those are marked that do not f
 
 import struct
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from hashlib import sha256
 from typing import NamedTuple
 
 from imagekit import tpm
 from imagekit.disk import eventwords
 from imagekit.errors import Problem
+from imagekit.tpm import Measurement
 
 MAX_SIZE = 1 << 20  # bytes; OVMF writes 10 KiB, and keeps room for 64
 MAX_PCR = 23
@@ -25,7 +26,6 @@ SIGNATURE = b"Spec ID Event03\0"
 EVENT = struct.Struct("<III")
 LOCALITY = b"StartupLocality\0"
 FOREIGN = " (but its digest is of something else)"
-STUB_PCR = 11
 
 
 class Event(NamedTuple):
@@ -42,23 +42,26 @@ class Event(NamedTuple):
         return self.kind != eventwords.NO_ACTION
 
     @property
-    def name(self) -> str:
-        """What it is found again by in another log: variable, program, section, ..."""
-        name = self._words.name
-        if self.pcr == STUB_PCR and self.kind == eventwords.IPL:  # systemd's stub measures twice under one name
-            is_name = self.digest == sha256(name.encode() + b"\0").digest()
-            return f"{'name' if is_name else 'content'} of {name}"
-        return name
+    def measurement(self) -> Measurement:
+        """What was measured, in words; with a mark where these words are not what was."""
+        name, content, digest = eventwords.words(self.kind, self.data)
+        if self.kind == eventwords.IPL and self.pcr in _LOADERS:
+            name, content = _LOADERS[self.pcr](self, name)
+        return Measurement(self.pcr, name, self.digest, content + ("" if digest in (None, self.digest) else FOREIGN))
 
-    @property
-    def content(self) -> str:
-        """What was measured, in words; with a mark where the digest is of something else."""
-        found = self._words
-        return found.content + ("" if found.digest in (None, self.digest) else FOREIGN)
 
-    @property
-    def _words(self) -> eventwords.Words:
-        return eventwords.words(self.kind, self.data)
+def _of_stub(event: Event, text: str) -> tuple[str, str]:
+    """Systemd's stub measures the name of a section and then its content, and calls both by the name."""
+    is_name = event.digest == sha256(text.encode() + b"\0").digest()
+    return f"{'name' if is_name else 'content'} of {text}", ""
+
+
+def _of_arguments(event: Event, text: str) -> tuple[str, str]:
+    """Systemd's boot loader and stub measure arguments as they tell them."""
+    return "kernel's arguments", text + ("" if sha256(event.data).digest() == event.digest else FOREIGN)
+
+
+_LOADERS = {11: _of_stub, 12: _of_arguments}
 
 
 class Log(NamedTuple):
@@ -76,9 +79,13 @@ class Log(NamedTuple):
                 found[0] = bytes(31) + event.data[len(LOCALITY) :][:1]  # TPM2_Startup came from another locality
         return found
 
-    def of(self, pcr: int) -> list[Event]:
+    def measurements(self) -> list[Measurement]:
+        """What was measured, in order."""
+        return [event.measurement for event in self.events if event.is_measured]
+
+    def of(self, pcr: int) -> list[Measurement]:
         """What was measured into a PCR, in order."""
-        return [event for event in self.events if event.pcr == pcr and event.is_measured]
+        return [event.measurement for event in self.events if event.is_measured and event.pcr == pcr]
 
 
 class Difference(NamedTuple):
@@ -111,10 +118,15 @@ def cut(memory: bytes, *, what: str = "the event log") -> bytes:
     return room[: _read(room, what)[1]]
 
 
-def differences(expected: Log, found: Log) -> list[Difference]:
-    """What is in one log and not in the other, or measured otherwise, PCR by PCR; no event is found by its place."""
-    pcrs = sorted({event.pcr for log in (expected, found) for event in log.events if event.is_measured})
-    return [one for pcr in pcrs for one in _compared(pcr, expected.of(pcr), found.of(pcr))]
+def differences(
+    expected: Collection[Measurement], found: Collection[Measurement], *, pcrs: Collection[int] = range(MAX_PCR + 1)
+) -> list[Difference]:
+    """What was measured here and not there, or otherwise, PCR by PCR; nothing is found by its place."""
+    return [
+        one
+        for pcr in pcrs
+        for one in _compared(pcr, *([each for each in side if each.pcr == pcr] for side in (expected, found)))
+    ]
 
 
 def _read(data: bytes, what: str) -> tuple[list[Event], int]:
@@ -180,10 +192,10 @@ def _event(data: bytes, at: int, banks: Mapping[int, int], what: str) -> tuple[E
     return Event(pcr, kind, digests[tpm.ALG_SHA256], data[at : at + size]), at + size
 
 
-def _compared(pcr: int, expected: Sequence[Event], found: Sequence[Event]) -> Iterator[Difference]:
+def _compared(pcr: int, expected: Sequence[Measurement], found: Sequence[Measurement]) -> Iterator[Difference]:
     """The differences of one PCR: first by name, and if there are none, by order."""
     ours, theirs = _by_name(expected), _by_name(found)
-    names = list(dict.fromkeys(event.name for event in (*expected, *found)))
+    names = list(dict.fromkeys(each.name for each in (*expected, *found)))
     same = True
     for name in names:
         for one in _of_one_name(pcr, name, ours.get(name, ()), theirs.get(name, ())):
@@ -196,7 +208,9 @@ def _compared(pcr: int, expected: Sequence[Event], found: Sequence[Event]) -> It
                 return
 
 
-def _of_one_name(pcr: int, name: str, ours: Sequence[Event], theirs: Sequence[Event]) -> Iterator[Difference]:
+def _of_one_name(
+    pcr: int, name: str, ours: Sequence[Measurement], theirs: Sequence[Measurement]
+) -> Iterator[Difference]:
     """What is left of the events of a name when those with equal digests are taken away, pair by pair."""
     here, there = _left(ours, theirs), _left(theirs, ours)
     for a, b in zip(here, there, strict=False):
@@ -208,18 +222,18 @@ def _of_one_name(pcr: int, name: str, ours: Sequence[Event], theirs: Sequence[Ev
         yield Difference(pcr, name, "measured, and not expected" + (f": {b.content}" if b.content else ""))
 
 
-def _left(events: Sequence[Event], others: Sequence[Event]) -> list[Event]:
+def _left(events: Sequence[Measurement], others: Sequence[Measurement]) -> list[Measurement]:
     taken, left = Counter(other.digest for other in others), []
-    for event in events:
-        if taken[event.digest]:
-            taken[event.digest] -= 1
+    for each in events:
+        if taken[each.digest]:
+            taken[each.digest] -= 1
         else:
-            left.append(event)
+            left.append(each)
     return left
 
 
-def _by_name(events: Sequence[Event]) -> Mapping[str, list[Event]]:
-    found: dict[str, list[Event]] = defaultdict(list)
-    for event in events:
-        found[event.name].append(event)
+def _by_name(events: Sequence[Measurement]) -> Mapping[str, list[Measurement]]:
+    found: dict[str, list[Measurement]] = defaultdict(list)
+    for each in events:
+        found[each.name].append(each)
     return found

@@ -5,6 +5,7 @@ and 3.1.3 (load options). Anybody may have written the data: it is never believe
 type is shown as bytes.
 """
 
+import re
 import struct
 from collections.abc import Callable, Iterator
 from hashlib import sha256
@@ -29,6 +30,7 @@ DRIVERS, TABLES, BLOB_2, TABLES_2, VARIABLE_BOOT_2, AUTHORITY = (
     EFI + 0xE0,
 )
 NODE = struct.Struct("<BBH")
+COUNTER = re.compile(r"\+[0-9]{1,4}(-[0-9]{1,4})?(?=\.efi$)")  # systemd-boot counts starts in a program's name
 VARIABLE = struct.Struct("<16sQQ")
 IMAGE_LOAD = struct.Struct("<QQQQ")
 
@@ -123,7 +125,7 @@ def _split_variable(data: bytes) -> tuple[str, bytes]:
 
 def _program(data: bytes) -> Words:
     _, size, _, length = IMAGE_LOAD.unpack_from(data)
-    path = device_path(data[IMAGE_LOAD.size : IMAGE_LOAD.size + length])
+    path = COUNTER.sub("", device_path(data[IMAGE_LOAD.size : IMAGE_LOAD.size + length]))
     return Words(f"program {path or 'from memory'}", f"{size} bytes")
 
 

@@ -7,11 +7,11 @@ src/boot/efi/stub.c: for every section that the image has, its name with a NUL a
 import re
 from collections.abc import Mapping, Sequence
 from hashlib import sha256
-from typing import NamedTuple
 
 from imagekit import tpm
 from imagekit.errors import Problem
 from imagekit.store import Stored, flow
+from imagekit.tpm import Measurement
 
 PCR = 11
 SIGNATURE, PUBLIC_KEY = ".pcrsig", ".pcrpkey"  # what is signed of PCR 11, and by whom; the first is not measured
@@ -23,14 +23,6 @@ SECTIONS = {  # by systemd's version: what its stub measures, in that order
     ),
 }
 VERSION = re.compile("systemd-stub ".encode("utf-16le") + b"((?:[0-9]\0){3})")
-
-
-class Measurement(NamedTuple):
-    """One extension of a PCR, and what was measured, in words."""
-
-    pcr: int
-    name: str
-    digest: bytes
 
 
 def version(program: bytes) -> int:
