@@ -1,6 +1,7 @@
 """Assets: what formats take of packages that are no part of the root, as files below /boot of the Tree.
 
     /boot/stub            the UEFI stub of systemd, which a UKI begins with
+    /boot/loader          systemd-boot, which chooses among UKIs
     /boot/grub/           GRUB's modules and boot sectors for BIOS
     /boot/raspi/          firmware of the Raspberry Pi with its licence, device trees and overlays
 
@@ -36,6 +37,11 @@ ASSETS = {
         {"x86_64": ("systemd-boot-efi",), "aarch64": ("systemd-boot-efi",)},
         r"/usr/lib/systemd/boot/efi/linux(?:x64|aa64)\.efi\.stub",
         "/boot/stub",
+    ),
+    "loader": Asset(
+        {"x86_64": ("systemd-boot-efi",), "aarch64": ("systemd-boot-efi",)},
+        r"/usr/lib/systemd/boot/efi/systemd-boot(?:x64|aa64)\.efi",
+        "/boot/loader",
     ),
     "grub": Asset(
         {"x86_64": ("grub-pc-bin",)}, r"/usr/lib/grub/i386-pc/([a-z0-9_]+\.(?:mod|img|lst))", "/boot/grub/{}"

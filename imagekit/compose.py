@@ -6,7 +6,7 @@ Pure: bytes in, a Tree out; nothing is unpacked, nothing is run, no network. A b
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from imagekit import early, offer
@@ -113,8 +113,9 @@ def _modules(
             f"kernel {kernel.name} has no driver for a disk with a root: none of {', '.join(drivers)}",
             'take another kernel, or Layout(root="initrd")',
         )
+    guarding = _guarding(image, kernel, offered)
     try:
-        return offered.closure((*modules, *driving, *image.modules))
+        return offered.closure((*modules, *driving, *guarding, *image.modules))
     except Problem as problem:
         raise Problem(f"kernel {kernel.name}: {problem.message}", problem.hint) from problem
 
@@ -128,6 +129,22 @@ def _check_root(image: Image, kernel: Package, offered: kmod.Modules, modules: S
                 f"kernel {kernel.name} has no module {missing[0]}, which {option} needs",
                 f"take another kernel, or Layout(root=...) with one of {', '.join(able)}",
             )
+
+
+def _guarding(image: Image, kernel: Package, offered: kmod.Modules) -> Iterator[str]:
+    """Those that protect the image: dm-verity, dm-crypt, what they call, and a driver of the TPM."""
+    for guard in image.disk.guards:
+        yield from filter(offered.has, early.CIPHERS.get(guard, ()))
+        for name in early.GUARD_MODULES.get(guard, ()):
+            if not offered.has(name):
+                raise Problem(f"kernel {kernel.name} has no module {name}, which {guard}= needs", "take another kernel")
+            yield name
+    if image.disk.seal:
+        tpms = [name for name in early.TPMS if offered.has(name)]
+        if not tpms:
+            raise Problem(f"kernel {kernel.name} has no driver for a TPM: none of {', '.join(early.TPMS)}",
+                          "take another kernel")  # fmt: skip
+        yield from tpms
 
 
 def _modules_of(kernel: Package, store: Store) -> kmod.Modules:

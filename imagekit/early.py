@@ -80,6 +80,8 @@ SETTINGS = "/etc/imagekit"
 NETWORK = f"{SETTINGS}/network"
 MODULES = f"{SETTINGS}/modules"
 TABLE = f"{SETTINGS}/table"
+SEALED = "/usr/lib/imagekit/sealed"  # is /init where a root is checked or a disk opened (disk/guarded)
+SEAL, DATA = f"{SETTINGS}/seal", f"{SETTINGS}/data.ext4"
 INITRD = f"{SETTINGS}/initrd"  # tells /init that it has to find the root first
 MOUNTED = ("/proc", "/sys", "/dev", "/run", "/tmp", "/root")
 KEPT = re.compile(
@@ -105,6 +107,15 @@ APPLETS = {  # what an interactive shell needs, of those that Debian's busybox-s
 ROOT_MODULES = {"initrd": (), "squashfs": ("squashfs", "overlay"), "erofs": ("erofs", "overlay"),
                 "ext4": ("ext4", "overlay")}  # fmt: skip
 CHANGES_MODULES = {"tmpfs": (), "disk": ("ext4",)}
+GUARD_MODULES = {  # what protects -> what it cannot do without
+    "verity": ("dm_mod", "dm_verity"),
+    "seal": ("dm_mod", "dm_crypt", "xts", "ext4"),
+}
+CIPHERS = {  # what these call, as far as a kernel has it as a module: portable, and in the processor's instructions
+    "verity": ("sha256_generic", "sha256_ssse3", "sha2_ce"),
+    "seal": ("aes_generic", "aesni_intel", "aes_ce_blk"),
+}
+TPMS = ("tpm_crb", "tpm_tis")
 
 LONGEST, MOST_WORDS, LARGEST_SCRIPT, MOST_SERVICES = 1024, 512, 131072, 256  # what inside/boot.h has room for
 
@@ -128,19 +139,20 @@ def tree(image: Image, arch: str, *, modules: Sequence[str]) -> Tree:
         **_steps("onshutdown", image.onshutdown),
         **_services(image.services),
         **(_attestation(arch) if image.disk.guards else {}),
+        **_guards(image.disk, arch),
     }
     return Tree(entries)
 
 
 def initrd(whole: Tree) -> Tree:
     """Of a bootable tree what its initrd needs when the root lies on a disk: the boot program and kernel modules."""
-    listed = whole.read(MODULES).decode().splitlines()
-    kept = (BOOT, MODULES, *listed)
+    listed, first = whole.read(MODULES).decode().splitlines(), SEALED if SEALED in whole else BOOT
+    kept = (first, MODULES, *listed)
     if lost := [path for path in kept if path not in whole]:
         raise Problem(f"{lost[0]} is not in the tree, without which no root on a disk is found")
     folders = {path: directory(owner=OWNER) for path in MOUNTED}
     return Tree(
-        {**{path: whole[path] for path in kept}, **folders, INITRD: _text(""), "/init": symlink(BOOT, owner=OWNER)}
+        {**{path: whole[path] for path in kept}, **folders, INITRD: _text(""), "/init": symlink(first, owner=OWNER)}
     ).complete()
 
 
@@ -223,6 +235,14 @@ def _network(image: Image) -> Mapping[str, Entry]:
         "/etc/resolv.conf": symlink("/run/imagekit/resolv.conf", owner=OWNER),
         "/usr/lib/imagekit/dhcp": symlink("boot", owner=OWNER),
     }
+
+
+def _guards(layout: Layout, arch: str) -> Mapping[str, Entry]:
+    """What opens disks that are protected; where no other root is looked for, it comes before the boot program."""
+    if not (layout.verity or layout.seal):
+        return {}
+    first = {"/init": symlink(SEALED, owner=OWNER)} if layout.root == "initrd" else {}
+    return {SEALED: program("sealed", arch), **first}
 
 
 def _steps(kind: str, steps: Sequence[Step]) -> Mapping[str, Entry]:

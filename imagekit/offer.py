@@ -12,7 +12,8 @@ def formats(image: Image, arch: str) -> list[Format]:
 
 def assets(image: Image, arch: str) -> list[str]:
     """The names of what they need below /boot."""
-    return sorted({asset for format in formats(image, arch) for asset in format.assets})
+    found = {asset for format in formats(image, arch) for asset in format.assets}
+    return sorted(found | ({"loader"} if image.disk.slots > 1 else set()))
 
 
 def modules(image: Image, arch: str) -> set[str]:

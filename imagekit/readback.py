@@ -18,7 +18,7 @@ from typing import BinaryIO
 
 from imagekit import early, host
 from imagekit.artifact import Opened
-from imagekit.disk import containers, gpt, initrd, loader, medium, tarread, uki, uncpio, untar
+from imagekit.disk import containers, discoverable, gpt, initrd, loader, tarread, uki, uncpio, untar
 from imagekit.disk.sparse import Sparse, of_file
 from imagekit.errors import Problem, RigProblem
 from imagekit.store import Store
@@ -27,7 +27,13 @@ from imagekit.tree import Entry, file
 
 MOST = 8 << 30  # bytes that a part may unpack to
 PIECE = 1 << 20
-FOUND = ("imagekit.changes=", "rootfstype=", "root=")  # arguments that tell where a root lies, the last one first
+FOUND = (
+    "imagekit.verity=",
+    "imagekit.changes=",
+    "rootfstype=",
+    "root=",
+)  # arguments that tell where a root lies, the last one first
+OPENING = (early.SEAL, early.DATA)  # in an initrd, what is told of a disk that it opens; not of the tree
 MAGICS = {"squashfs": (0, b"hsqs"), "erofs": (1024, b"\xe2\xe1\xf5\xe0"), "ext4": (1080, b"\x53\xef")}
 READ = ("squashfs", "erofs")
 Entries = Iterator[tuple[str, Entry]]
@@ -120,7 +126,7 @@ def _started(found: loader.Loaded, arch: str) -> Entries:
 
 def _disk(disk: Sparse, arch: str, *, store: Store) -> Entries:
     found = loader.find(disk, arch=arch)
-    at = next((part for part in _partitions(disk) if part.type == medium.ROOTS[arch]), None)
+    at = next((part for part in _partitions(disk) if part.type == discoverable.ROOTS[arch]), None)
     if at is None:
         return _started(found, arch)
     return _rooted(found, disk.part(at.start, at.size), arch, store=store)
@@ -143,7 +149,7 @@ def _rooted(found: loader.Loaded, root: Sparse, arch: str, *, store: Store) -> E
         )  # fmt: skip
     of_root = dict(_squashfs(root, store) if kind == "squashfs" else _erofs(root, store))
     for path, entry in uncpio.members(found.initrd, most=MOST):
-        is_ours = entry.kind == "dir" or path in (early.INITRD, "/init")
+        is_ours = entry.kind == "dir" or path in (early.INITRD, "/init", *OPENING)
         if not is_ours and (path not in of_root or of_root[path].identity != entry.identity):
             raise Problem(f"{path!a} of the initrd is not as the root has it")
     yield initrd.KERNEL, file(found.kernel)

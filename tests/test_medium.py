@@ -8,7 +8,7 @@ from test_formats import BOOTABLE, job_of
 from toy_program import program
 
 from imagekit.artifact import Job
-from imagekit.disk import fat, fatfiles, gpt, loader, medium, pe
+from imagekit.disk import discoverable, fat, fatfiles, gpt, loader, medium, pe
 from imagekit.disk.sparse import Sparse, laid
 from imagekit.errors import Problem
 from imagekit.layout import Layout
@@ -30,9 +30,9 @@ def disk_of(job: Job, firmware=("uefi",), tree=BOOTABLE, **layout) -> Sparse:
 def test_each_firmware_has_what_it_starts(job):
     both = gpt.read(disk_of(job, ("bios", "uefi")))
     assert [part.name for part in both] == ["bios", "boot"]
-    assert [part.type for part in both] == [medium.BIOS_BOOT, medium.ESP]
-    assert [part.type for part in gpt.read(disk_of(job, ("uefi",)))] == [medium.ESP]
-    assert [part.type for part in gpt.read(disk_of(job, ("bios",)))] == [medium.BIOS_BOOT, medium.XBOOTLDR]
+    assert [part.type for part in both] == [discoverable.BIOS_BOOT, discoverable.ESP]
+    assert [part.type for part in gpt.read(disk_of(job, ("uefi",)))] == [discoverable.ESP]
+    assert [part.type for part in gpt.read(disk_of(job, ("bios",)))] == [discoverable.BIOS_BOOT, discoverable.XBOOTLDR]
 
 
 @pytest.mark.parametrize("firmware", [("uefi",), ("bios",)])
@@ -49,7 +49,7 @@ def test_a_root_on_the_disk_is_named_by_its_partition(root, job):
     arguments = loader.find(disk, arch="x86_64").arguments.decode()
     assert f"root=PARTUUID={parts['root'].guid} rootfstype={root}" in arguments
     assert f"imagekit.changes=PARTUUID={parts['changes'].guid}" in arguments
-    assert parts["root"].attributes == medium.READ_ONLY
+    assert parts["root"].attributes == discoverable.READ_ONLY
     assert list(parts)[-1] == "changes", "which grows, so that nothing may follow it"
     assert parts["changes"].start + parts["changes"].size == disk.size - gpt.TAIL
 
@@ -150,7 +150,7 @@ def test_the_boot_partition_holds_nothing_else(job):
 def test_a_bootloader_of_another_machine_starts_nothing():
     uki = pe.uki(program(), {".cmdline": b"quiet", ".initrd": b"i", ".linux": program()})
     esp = fat.volume({"EFI/BOOT/BOOTAA64.EFI": uki, "EFI/BOOT/BOOTX64.EFI": uki}, serial=1)
-    table = gpt.table(8 * MIB, [gpt.Partition("boot", medium.ESP, UUID(int=2), MIB, esp.size)], guid=UUID(int=1))
+    table = gpt.table(8 * MIB, [gpt.Partition("boot", discoverable.ESP, UUID(int=2), MIB, esp.size)], guid=UUID(int=1))
     disk = laid(8 * MIB, [*table, *(piece._replace(offset=piece.offset + MIB) for piece in esp.pieces)])
     assert loader.find(disk, arch="x86_64").arguments == b"quiet"
     with pytest.raises(Problem, match=r"boot: EFI/BOOT/BOOTAA64\.EFI is for x86_64"):

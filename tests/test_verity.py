@@ -57,6 +57,7 @@ def test_the_bits_are_those_of_veritysetup(shape, tools, tmp_path):
     made = verity.tree(data, salt=salt, uuid=ID)
     assert made.root_hash.hex() == root_hash
     assert made.device == (tmp_path / "hashes").read_bytes()
+    assert len(made.device) == verity.size(data.size // BLOCK)
     assert verity.read(made.device) == (ID, data.size // BLOCK, salt)
     verity.verify(data, made.device, root_hash=made.root_hash)
 

@@ -129,6 +129,11 @@ def volume(files: Mapping[str, Content], *, size: int = 0, label: str = "", seri
     return laid(geometry.sectors * SECTOR, (*head, *pieces, *chains.pieces))
 
 
+def least(files: Mapping[str, Content]) -> int:
+    """Bytes of the smallest volume that holds these files."""
+    return _smallest(_tree(files)).sectors * SECTOR
+
+
 def _tree(files: Mapping[str, Content]) -> Folder:
     """Paths as folders in folders, sorted; raises Problem for what FAT cannot hold."""
     tree: dict[str, object] = {}

@@ -12,6 +12,11 @@ def guid(seed: str, what: str) -> UUID:
     return UUID(bytes=bytes(raw))
 
 
+def salt(seed: str, what: str) -> bytes:
+    """Bytes that differ from image to image, and are no secret."""
+    return _digest(seed, f"{what} salt")
+
+
 def number(seed: str, what: str, bits: int = 32) -> int:
     """A number of so many bits, and never 0, which many fields take for "none"."""
     return int.from_bytes(_digest(seed, what)[:8], "big") % ((1 << bits) - 1) + 1

@@ -110,11 +110,11 @@ def of_tar(chunks: Iterable[bytes], output: Path, *, seed: str, job: Job) -> str
     return f"{maker.tool} {job.tools(maker.tool).version(maker.tool)} {maker.recipe}"
 
 
-def changes(size: int, *, seed: str, job: Job) -> Slice:
+def changes(size: int, *, seed: str, job: Job, label: str = "changes") -> Slice:
     """An empty ext4 of `size` bytes with a journal, which a running kernel can make larger, as large as the disk."""
     version = job.tools("mke2fs").version("mke2fs")
-    key = sha256(f"mke2fs {version} 1 {EXT4} {size} {GROWS_TO}\n{seed}".encode()).hexdigest()
-    return _slice(_kept(job, key, {}) or _made(job, key, {}, lambda draft: _empty(size, seed, job, draft)), job)
+    key = sha256(f"mke2fs {version} 1 {EXT4} {size} {GROWS_TO} {label}\n{seed}".encode()).hexdigest()
+    return _slice(_kept(job, key, {}) or _made(job, key, {}, lambda draft: _empty(size, seed, label, job, draft)), job)
 
 
 # --- what was made before ---------------------------------------------------------------------------------------------
@@ -255,11 +255,11 @@ def _hint(told: str, cache: Path) -> str:
 # --- ext4 -------------------------------------------------------------------------------------------------------------
 
 
-def _empty(size: int, seed: str, job: Job, draft: Path) -> None:
-    options = [*_mke2fs(seed, "changes")]
+def _empty(size: int, seed: str, label: str, job: Job, draft: Path) -> None:
+    options = [*_mke2fs(seed, label)]
     options[-1] = f"{options[-1]},resize={GROWS_TO // BLOCK}"
     inodes = min(8192, size // BLOCK)  # of every group of 128 MiB to come, too
-    words = ["-N", str(inodes), "-L", "changes", "-O", f"{EXT4},has_journal,resize_inode", "-J", "size=4"]
+    words = ["-N", str(inodes), "-L", label, "-O", f"{EXT4},has_journal,resize_inode", "-J", "size=4"]
     _run(job, "mke2fs", [*options, *words, draft, str(size // BLOCK)])
 
 

@@ -74,12 +74,12 @@ def _check_machine(tree: Tree, path: str, arch: str) -> None:
         raise Problem(f"{path} is for {found}, and the image for {arch}", "write the lock again: `imagekit lock`")
 
 
-def arguments(tree: Tree, *, job: Job, root: str = "", changes: str = "") -> str:
-    """The kernel's arguments: the image's own, consoles unless it names some, and where the root lies."""
+def arguments(tree: Tree, *, job: Job, root: str = "", changes: str = "", words: Sequence[str] = ()) -> str:
+    """The kernel's arguments: the image's own, consoles unless it names some, where the root lies, and these words."""
     consoles = "" if cmdline.names_console(tree) else CONSOLES[job.arch]
     found = f"root={root} rootfstype={job.layout.root}" if root else ""
     kept = f"imagekit.changes={changes}" if changes else ""
-    return cmdline.arguments(tree, filter(None, (consoles, found, kept)))
+    return cmdline.arguments(tree, filter(None, (consoles, found, kept, *words)))
 
 
 def release(tree: Tree) -> str:

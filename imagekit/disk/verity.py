@@ -51,6 +51,15 @@ def tree(data: Sparse, *, salt: bytes, uuid: UUID) -> Verity:
     return Verity(levels[-1], b"".join((_filled(head), *reversed(below))))
 
 
+def size(blocks: int) -> int:
+    """Bytes of the hash device of so many blocks of data."""
+    level, total = blocks, 1  # the superblock
+    while level > 1:
+        level = -(-level // PER_BLOCK)
+        total += level
+    return total * BLOCK
+
+
 def read(device: bytes) -> Superblock:
     """The superblock of a hash device. Raises Problem for one that is not as `tree` makes it."""
     if len(device) < BLOCK or device[:8] != SIGNATURE:

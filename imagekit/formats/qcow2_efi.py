@@ -1,7 +1,7 @@
 """A qcow2 disk that UEFI starts."""
 
 from imagekit.artifact import Format, Job, Written, keep
-from imagekit.disk import medium, qcow2
+from imagekit.disk import guarded, medium, qcow2
 from imagekit.tree import Tree
 
 FIRMWARE = ("uefi",)
@@ -9,8 +9,9 @@ FIRMWARE = ("uefi",)
 
 def write(tree: Tree, *, job: Job) -> dict[str, Written]:
     """The disk of raw_efi, without its zeros."""
-    disk = medium.disk(tree, job=job, firmware=FIRMWARE)
-    return {"disk": keep(job.store, qcow2.chunks(disk), tree=tree.digest)}
+    plan = guarded.plan(tree, job=job)
+    disk = medium.disk(tree, job=job, firmware=FIRMWARE, plan=plan)
+    return {"disk": keep(job.store, qcow2.chunks(disk), tree=tree.digest, **guarded.facts(plan))}
 
 
 FORMAT = Format(
@@ -19,5 +20,6 @@ FORMAT = Format(
     kind="disk",
     firmware=FIRMWARE,
     assets=("stub",),
+    protects=("verity", "secure_boot", "seal", "slots"),
     drivers=("virtio_pci", "virtio_blk", "virtio_scsi", "sd_mod"),
 )

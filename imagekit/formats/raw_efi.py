@@ -1,7 +1,7 @@
 """A raw disk that UEFI starts: a UKI on an EFI system partition, and what the layout says of the root."""
 
 from imagekit.artifact import Format, Job, Written, keep
-from imagekit.disk import medium
+from imagekit.disk import guarded, medium
 from imagekit.tree import Tree
 
 FIRMWARE = ("uefi",)
@@ -9,8 +9,9 @@ FIRMWARE = ("uefi",)
 
 def write(tree: Tree, *, job: Job) -> dict[str, Written]:
     """The disk as it is, byte by byte."""
-    disk = medium.disk(tree, job=job, firmware=FIRMWARE)
-    return {"disk": keep(job.store, disk.chunks(), tree=tree.digest)}
+    plan = guarded.plan(tree, job=job)
+    disk = medium.disk(tree, job=job, firmware=FIRMWARE, plan=plan)
+    return {"disk": keep(job.store, disk.chunks(), tree=tree.digest, **guarded.facts(plan))}
 
 
 FORMAT = Format(
@@ -19,5 +20,6 @@ FORMAT = Format(
     kind="disk",
     firmware=FIRMWARE,
     assets=("stub",),
+    protects=("verity", "secure_boot", "seal", "slots"),
     drivers=("virtio_pci", "virtio_blk"),
 )
