@@ -6,6 +6,7 @@
 
 enum {
     CC_HIERARCHY_CHANGE_AUTH = 0x129,
+    CC_SET_PRIMARY_POLICY = 0x12e,
     CC_POLICY_NV = 0x149,
     CC_FLUSH = 0x165,
     CC_LOAD_EXTERNAL = 0x167,
@@ -166,6 +167,17 @@ int hierarchy_change_auth(struct tpm *tpm, uint32_t hierarchy, const uint8_t *au
     put(p, 4, hierarchy);
     authorize(tpm, PASSWORD);
     put_sized(p, auth, size);
+    return finish(tpm);
+}
+
+/* 24.3: no policy, whoever may have set one, takes the place of the hierarchy's password */
+int clear_primary_policy(struct tpm *tpm, uint32_t hierarchy)
+{
+    struct packet *p = begin(tpm, CC_SET_PRIMARY_POLICY);
+    put(p, 4, hierarchy);
+    authorize(tpm, PASSWORD);
+    put_sized(p, "", 0);
+    put(p, 2, ALG_NULL);
     return finish(tpm);
 }
 

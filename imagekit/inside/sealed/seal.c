@@ -25,6 +25,7 @@
 
 #define FILES "/etc/imagekit/data.ext4"
 #define SLOTS "/usr/lib/imagekit/slots"
+#define VARIABLES "/sys/firmware/efi/efivars"
 #define KEY_CHARACTERS "abcdefghijkmnpqrstuvwxyz23456789" /* 32 that are not mistaken for others: 5 bits each */
 
 enum { PASSPHRASE = 32, GROUP = 4, PIECE = 65536, LARGEST_FILES = 1 << 30 }; /* characters, characters, bytes, bytes */
@@ -169,12 +170,14 @@ static void show(const struct seal *seal, const char *passphrase)
     explicit_bzero(line, sizeof line);
 }
 
-static void name_disk(const char *uuid, uint8_t digest[DIGEST])
+/* Which disk of which image: another image, though the same key signed it, is honest enough to leave it alone. */
+static void name_disk(const struct seal *seal, const struct headers *headers, uint8_t digest[DIGEST])
 {
     struct sha256 s;
     sha256_begin(&s);
-    sha256_add(&s, "imagekit", 8);
-    sha256_add(&s, uuid, 36);
+    sha256_add(&s, "imagekit", sizeof "imagekit");
+    sha256_add(&s, seal->image, strlen(seal->image) + 1);
+    sha256_add(&s, headers->uuid, sizeof headers->uuid);
     sha256_end(&s, digest);
 }
 
@@ -186,16 +189,38 @@ static const char *make_header(const struct seal *seal, const char *device, stru
     if (!wrong) wrong = write_luks(device, secret->key, passphrase);
     if (!wrong) wrong = read_headers(device, &headers);
     memcpy(secret->headers, headers.digest, DIGEST);
-    name_disk(headers.uuid, secret->disk);
+    name_disk(seal, &headers, secret->disk);
     if (!wrong && seal->has_recovery) show(seal, passphrase);
     explicit_bzero(passphrase, sizeof passphrase);
     return wrong;
+}
+
+/* Whether the firmware checks signatures, by keys that are not being set just now (UEFI 2.10, 3.3). */
+static int is_variable(const char *name, uint8_t wanted)
+{
+    char path[LONGEST];
+    uint8_t value[5] = {0}; /* four bytes of attributes come first */
+    snprintf(path, sizeof path, VARIABLES "/%s-8be4df61-93ca-11d2-aa0d-00e098032b8c", name);
+    int file = open(path, O_RDONLY | O_CLOEXEC);
+    ssize_t n = read(file, value, sizeof value);
+    close(file);
+    return n == sizeof value && value[4] == wanted;
+}
+
+/* A disk that is sealed while Secure Boot is off would open for whoever leaves it off. */
+static int has_secure_boot(void)
+{
+    mount("efivarfs", VARIABLES, "efivarfs", MS_NOSUID | MS_NODEV | MS_NOEXEC | MS_RDONLY, NULL);
+    int yes = is_variable("SecureBoot", 1) && is_variable("SetupMode", 0);
+    umount(VARIABLES);
+    return yes;
 }
 
 /* The TPM is asked first whether it will ever give the key: nothing is written to a disk that would not open. */
 static const char *make_new(const struct seal *seal, struct policy *policy, const char *device, struct secret *secret)
 {
     const char *wrong = seal->is_signed ? find_signature(policy) : NULL;
+    if (seal->has_secure_boot && !has_secure_boot()) return "Secure Boot is off";
     if (!wrong) wrong = prepare_indices(seal, policy);
     if (!wrong) wrong = satisfy(seal, policy, 1);
     if (!wrong) wrong = make_key(policy, secret->key);
@@ -217,15 +242,16 @@ static const char *begin_new(enum state state, const char *device)
 
 /* ---- every other boot ---- */
 
-static const char *check_headers(const char *device, const struct secret *secret)
+static const char *check_headers(const struct seal *seal, const char *device, const struct secret *secret)
 {
     struct headers headers;
     uint8_t disk[DIGEST];
     const char *wrong = read_headers(device, &headers);
     if (wrong) return wrong;
-    name_disk(headers.uuid, disk);
-    if (!headers.is_luks || memcmp(disk, secret->disk, DIGEST)) return "another disk";
-    return memcmp(headers.digest, secret->headers, DIGEST) ? "header" : NULL;
+    name_disk(seal, &headers, disk);
+    int is_other = memcmp(disk, secret->disk, DIGEST), is_changed = memcmp(headers.digest, secret->headers, DIGEST);
+    if (!headers.is_luks || (is_other && is_changed)) return "another disk";
+    return is_other ? "another image" : is_changed ? "header" : NULL;
 }
 
 /* Whether this image has proved itself: where there are two slots, what manages them knows. */
@@ -244,7 +270,7 @@ static int is_proven(void)
 static const char *open_old(const struct seal *seal, struct policy *policy, const char *device, struct secret *secret)
 {
     const char *wrong = fetch_secret(seal, policy, secret);
-    if (!wrong) wrong = check_headers(device, secret);
+    if (!wrong) wrong = check_headers(seal, device, secret);
     if (!wrong && is_proven()) wrong = raise_generation(seal, policy);
     return wrong;
 }
@@ -305,6 +331,7 @@ static const char *open_it(const struct seal *seal, const struct place *root, co
     if (!wrong) wrong = get_secret(seal, &policy, &place, &secret);
     const char *left = leave(seal, &policy);
     close(policy.tpm.file);
+    explicit_bzero(&policy.tpm, sizeof policy.tpm); /* its packets held the key */
     if (!wrong) wrong = left;
     if (!wrong) wrong = mount_data(seal, &place, secret.key, below);
     explicit_bzero(&secret, sizeof secret);

@@ -11,9 +11,9 @@ enum { VOLUME_KEY = 64, SIGNED_PCR = 11, HEADERS = 294912, OFFSET = 1048576 }; /
 /* ---- settings.c ---- */
 
 struct seal { /* /etc/imagekit/seal */
-    char disk[40], mount[256];
+    char image[256], disk[40], mount[256];
     uint32_t pcrs;
-    int is_signed, has_recovery;
+    int is_signed, has_recovery, has_secure_boot;
     uint64_t generation;
     uint8_t modulus[MODULUS];
 };

@@ -68,7 +68,8 @@ static int define_anew(struct tpm *tpm, const struct nv *nv)
     return code && code != TPM_HANDLE ? code : nv_define(tpm, nv);
 }
 
-/* Define the indices, whatever is left of an attempt that was cut off, and fill all but the secret. */
+/* Define the indices, whatever is left of an attempt that was cut off, and fill all but the secret. Who had the TPM
+   before may have left a policy, by which he would stay its owner whatever the password is. */
 const char *prepare_indices(const struct seal *seal, struct policy *policy)
 {
     uint8_t bytes[MOST_PCRS * DIGEST];
@@ -76,7 +77,9 @@ const char *prepare_indices(const struct seal *seal, struct policy *policy)
     struct nv key = key_index(policy), generation = generation_index(policy), values = {
         VALUES_INDEX, OWNERWRITE | AUTHREAD | NO_DA, {0}, 0, gather_values(seal, policy, bytes)};
     generation.attributes &= ~(uint32_t)WRITTEN;
-    int code = define_anew(tpm, &generation);
+    int code = clear_primary_policy(tpm, OWNER);
+    if (!code) code = clear_primary_policy(tpm, LOCKOUT);
+    if (!code) code = define_anew(tpm, &generation);
     if (!code) code = nv_write(tpm, OWNER, GENERATION_INDEX, PASSWORD, policy->generation, 8);
     if (!code) code = define_anew(tpm, &values);
     if (!code) code = nv_write(tpm, OWNER, VALUES_INDEX, PASSWORD, bytes, values.size);

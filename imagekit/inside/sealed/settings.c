@@ -28,6 +28,11 @@ const char *to_hex(const uint8_t *bytes, size_t size, char *text)
     return text;
 }
 
+static int set_image(struct seal *seal, const char *value)
+{
+    return snprintf(seal->image, sizeof seal->image, "%s", value) >= (int)sizeof seal->image;
+}
+
 static int set_disk(struct seal *seal, const char *value)
 {
     return snprintf(seal->disk, sizeof seal->disk, "%s", value) >= (int)sizeof seal->disk;
@@ -49,16 +54,25 @@ static int set_pcrs(struct seal *seal, const char *value)
     return !seal->pcrs;
 }
 
+/* 1 for the one word, 0 for the other; -1 is wrong. */
+static int which(const char *value, const char *yes, const char *no)
+{
+    return !strcmp(value, yes) ? 1 : !strcmp(value, no) ? 0 : -1;
+}
+
 static int set_policy(struct seal *seal, const char *value)
 {
-    seal->is_signed = !strcmp(value, "signed");
-    return !seal->is_signed && strcmp(value, "exact");
+    return (seal->is_signed = which(value, "signed", "exact")) < 0;
 }
 
 static int set_recovery(struct seal *seal, const char *value)
 {
-    seal->has_recovery = !strcmp(value, "console");
-    return !seal->has_recovery && strcmp(value, "none");
+    return (seal->has_recovery = which(value, "console", "none")) < 0;
+}
+
+static int set_secure_boot(struct seal *seal, const char *value)
+{
+    return (seal->has_secure_boot = which(value, "on", "off")) < 0;
 }
 
 static int set_generation(struct seal *seal, const char *value)
@@ -77,15 +91,25 @@ static const struct {
     const char *name;
     int (*set)(struct seal *seal, const char *value);
 } KEYS[] = {
-    {"disk", set_disk},         {"mount", set_mount},           {"pcrs", set_pcrs},     {"policy", set_policy},
-    {"recovery", set_recovery}, {"generation", set_generation}, {"public", set_public},
+    {"image", set_image},
+    {"disk", set_disk},
+    {"mount", set_mount},
+    {"pcrs", set_pcrs},
+    {"policy", set_policy},
+    {"recovery", set_recovery},
+    {"secure_boot", set_secure_boot},
+    {"generation", set_generation},
+    {"public", set_public}, /* only where the policy is signed */
 };
 
+enum { NEEDED = (1 << 8) - 1 }; /* all but the last */
+
+/* The bit of a key that was set; 0 when there is no such, or it has no such value. */
 static int set(struct seal *seal, const char *name, const char *value)
 {
     for (size_t i = 0; i < sizeof KEYS / sizeof *KEYS; i++)
-        if (!strcmp(KEYS[i].name, name)) return KEYS[i].set(seal, value);
-    return -1;
+        if (!strcmp(KEYS[i].name, name)) return KEYS[i].set(seal, value) ? 0 : 1 << i;
+    return 0;
 }
 
 /* What is wrong with the settings, or NULL; an image that says less than all is none of ours. */
@@ -93,15 +117,18 @@ const char *read_settings(struct seal *seal)
 {
     static char line[LONGEST_LINE];
     FILE *file = fopen("/etc/imagekit/seal", "re");
-    int is_wrong = !file;
+    int is_wrong = !file, found = 0;
     memset(seal, 0, sizeof *seal);
     while (!is_wrong && fgets(line, sizeof line, file)) {
         line[strcspn(line, "\n")] = 0;
         char *value = strchr(line, ' ');
         if (value) *value++ = 0;
-        is_wrong = !value || set(seal, line, value);
+        int bit = value ? set(seal, line, value) : 0;
+        is_wrong = !bit || found & bit;
+        found |= bit;
     }
     if (file) fclose(file);
+    int wanted = seal->is_signed ? NEEDED << 1 | 1 : NEEDED;
     if (seal->is_signed && !(seal->pcrs >> SIGNED_PCR & 1)) is_wrong = 1;
-    return is_wrong || !*seal->disk || !*seal->mount || !seal->pcrs ? "settings" : NULL;
+    return is_wrong || (found & wanted) != wanted ? "settings" : NULL;
 }

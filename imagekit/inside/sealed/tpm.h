@@ -78,6 +78,7 @@ int pcr_read(struct tpm *tpm, uint32_t pcrs, uint8_t values[MOST_PCRS][DIGEST]);
 int pcr_extend(struct tpm *tpm, int pcr, const uint8_t digest[DIGEST]);
 int get_random(struct tpm *tpm, uint8_t *bytes, size_t size);
 int owners(struct tpm *tpm, uint32_t *set);
+int clear_primary_policy(struct tpm *tpm, uint32_t hierarchy);
 int hierarchy_change_auth(struct tpm *tpm, uint32_t hierarchy, const uint8_t *auth, size_t size);
 int start_policy(struct tpm *tpm, uint32_t *session);
 int policy_restart(struct tpm *tpm, uint32_t session);
