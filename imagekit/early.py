@@ -113,7 +113,7 @@ GUARD_MODULES = {  # what protects -> what it cannot do without
 }
 CIPHERS = {  # what these call, as far as a kernel has it as a module: portable, and in the processor's instructions
     "verity": ("sha256_generic", "sha256_ssse3", "sha2_ce"),
-    "seal": ("aes_generic", "aesni_intel", "aes_ce_blk"),
+    "seal": ("aes_generic", "aesni_intel", "aes_ce_blk", "efivarfs"),  # the last tells whether Secure Boot is on
 }
 TPMS = ("tpm_crb", "tpm_tis")
 

@@ -124,8 +124,8 @@ def test_a_sealed_disk_is_shipped_as_zeros_and_the_initrd_knows_what_to_make_of_
     assert found[early.SEALED] == TREE.read(early.SEALED)
     assert {"/boot/stub", "/etc/shadow"}.isdisjoint(found)
     assert found[early.SEAL].decode().splitlines() == [
-        "disk data", "mount /data", "pcrs 7,11", "policy signed", "recovery console", "generation 3",
-        f"public {KEYS.public().modulus:0512x}",
+        "image toy", "disk data", "mount /data", "pcrs 7,11", "policy signed", "recovery console", "secure_boot on",
+        "generation 3", f"public {KEYS.public().modulus:0512x}",
     ]  # fmt: skip
     (tmp_path / "ext4").write_bytes(of_records(found[early.DATA]))
     told = run("e2fsck", "-fn", tmp_path / "ext4")

@@ -12,8 +12,9 @@ A root is found by its hashes, and they by what the kernel's arguments say, whic
 
 The initrd has /usr/lib/imagekit/sealed for its /init (early.py, inside/sealed/), which reads:
 
-    /etc/imagekit/seal               lines of KEY VALUE: disk, mount, pcrs (7,11), policy, recovery, generation; with
-                                     policy signed also public, the modulus of the key that signs PCR 11, in hexadecimal
+    /etc/imagekit/seal               lines of KEY VALUE: image, disk, mount, pcrs (7,11), policy, recovery, secure_boot
+                                     (on or off), generation; with policy signed also public, the modulus of the key
+                                     that signs PCR 11, in hexadecimal
     /etc/imagekit/data.ext4          an empty file system for the first boot: its size, then records of offset, length
                                      and bytes; numbers of 64 bits, little endian; what is in no record is zeros
 
@@ -226,11 +227,13 @@ def _opening(whole: Tree, *, seed: str, job: Job) -> Tree:
 def _seal(seal: Seal, job: Job) -> str:
     public = {"public": keys(job).signer(seal.key).public.modulus.to_bytes(rsa.SIZE, "big").hex()}
     lines: Mapping[str, Any] = {
+        "image": job.name,
         "disk": seal.disk,
         "mount": seal.mount,
         "pcrs": ",".join(map(str, sorted(seal.pcrs))),
         "policy": seal.policy,
         "recovery": seal.recovery,
+        "secure_boot": "on" if job.layout.secure_boot else "off",
         "generation": seal.generation,
         **public,
     }
