@@ -34,6 +34,10 @@ def program(version: int) -> bytes:
     return b"MZ" + "\0systemd-stub ".encode("utf-16le") + f"{version}.1-1~deb\0".encode("utf-16le")
 
 
+def digests(sections):
+    return stub.digests(parts(sections))
+
+
 def parts(sections):
     return {name: [content[:3], content[3:]] for name, content in sections.items()}
 
@@ -56,13 +60,13 @@ def systemd(tmp_path_factory):
 
 
 def test_pcr_11_is_what_systemd_computes(systemd):
-    ours = stub.value(stub.measured(parts(SECTIONS), version=257))
+    ours = stub.value(stub.measured(digests(SECTIONS), version=257))
     assert ours.hex() == systemd("calculate")["hash"]
 
 
 def test_the_signature_is_in_systemds_form(systemd):
     theirs = systemd("sign", f"--private-key={KEYS.folder / 'pcr.key'}", f"--public-key={KEYS.folder / 'pcr.pub'}")
-    value = stub.value(stub.measured(parts(SECTIONS), version=257))
+    value = stub.value(stub.measured(digests(SECTIONS), version=257))
     text = pcrsign.signature(value, pcrsign.Approval(KEYS.signer()))
     ours = json.loads(text)["sha256"][0]
     assert list(ours) == list(theirs)
@@ -76,7 +80,7 @@ def test_the_signature_is_in_systemds_form(systemd):
 
 def test_a_stub_measures_what_its_version_did():
     old, new = (
-        {each.name for each in stub.measured(parts(SECTIONS), version=stub.version(program(number)))}
+        {each.name for each in stub.measured(digests(SECTIONS), version=stub.version(program(number)))}
         for number in (252, 257)
     )
     assert new - old == {f"{what} of {name}" for what in ("name", "content") for name in (".uname", ".sbat")}
@@ -94,7 +98,7 @@ def test_of_other_stubs_nothing_is_said(data, said):
 def machine(tmp_path_factory):
     """A TPM after the boot of these sections, with an index that only what the key signs can read; generation 5."""
     with new_tpm(tmp_path_factory.mktemp("tpm")) as made:
-        for each in stub.measured(parts(SECTIONS), version=257):
+        for each in stub.measured(digests(SECTIONS), version=257):
             made("pcrextend", f"11:sha256={each.digest.hex()}")
         whole = tpm.rsa_public(KEYS.public().modulus.to_bytes(rsa.SIZE, "big"))
         write = lambda name, data: (made.folder / name).write_bytes(data)  # noqa: E731
@@ -114,7 +118,7 @@ def machine(tmp_path_factory):
 
 def opened(machine, *, sections, generation):
     """What the TPM gives out when it is shown what is signed of these sections, or what it says against it."""
-    value = stub.value(stub.measured(parts(sections), version=257))
+    value = stub.value(stub.measured(digests(sections), version=257))
     one = json.loads(pcrsign.signature(value, pcrsign.Approval(KEYS.signer(), generation)))["sha256"][0]
     for name, data in {
         "approved": bytes.fromhex(one["pol"]),
@@ -159,7 +163,7 @@ def test_the_sections_are_added_and_agree_with_what_is_measured():
     bare = {name: data for name, data in parts(SECTIONS).items() if name != stub.PUBLIC_KEY}
     added = pcrsign.sections(bare, of=program(252), approval=approval)
     assert added.keys() == {stub.PUBLIC_KEY, stub.SIGNATURE} <= set(pe.ORDER)
-    value = stub.value(stub.measured({**bare, **added}, version=252))
+    value = stub.value(stub.measured(stub.digests({**bare, **added}), version=252))
     one = json.loads(b"".join(added[stub.SIGNATURE]))["sha256"][0]
     assert one["pol"] == pcrsign.policy(value, key=approval.name, generation=3).hex()
     assert sha256(value).digest() != sha256(stub.value([])).digest()

@@ -40,18 +40,26 @@ def version(program: bytes) -> int:
     return number
 
 
-def measured(sections: Mapping[str, Sequence[bytes | Stored]], *, version: int) -> list[Measurement]:
-    """What the stub extends PCR 11 with, of sections that may be large; two extensions a section."""
+def measured(digests: Mapping[str, bytes], *, version: int) -> list[Measurement]:
+    """What the stub extends PCR 11 with; two extensions a section. digests: of the sections' contents (SHA-256)."""
     found = []
     for name in SECTIONS[version]:
-        if name in sections:
-            content = sha256()
-            for chunk in flow(sections[name]):
-                content.update(chunk)
+        if name in digests:
             found += [
                 Measurement(PCR, f"name of {name}", sha256(name.encode() + b"\0").digest()),
-                Measurement(PCR, f"content of {name}", content.digest()),
+                Measurement(PCR, f"content of {name}", digests[name]),
             ]
+    return found
+
+
+def digests(sections: Mapping[str, Sequence[bytes | Stored]]) -> dict[str, bytes]:
+    """The digests of contents, which may be large."""
+    found = {}
+    for name, pieces in sections.items():
+        content = sha256()
+        for chunk in flow(pieces):
+            content.update(chunk)
+        found[name] = content.digest()
     return found
 
 
