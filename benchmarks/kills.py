@@ -21,10 +21,12 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from imagekit import inuse
 from imagekit.stores.directory import open_store
 
 PROJECT = Path(__file__).resolve().parent.parent
 LONGEST, GONE = 9.0, 20.0  # seconds until a kill at most, and for the kernel to bury what was killed
+STALE = [("failures",), ("disks",), ("rebuilt",), ("drafts",), ("roots",)]  # of the cache: what no run begins with
 BETWEEN = 25  # kills between two runs that nobody kills
 TESTS = """
 
@@ -43,17 +45,10 @@ class Rig:
         self.cache, self.tmp, self.home = (scratch / name for name in ("cache", "tmp", "project"))
         for folder in (self.tmp, self.home):
             folder.mkdir()
-        subprocess.run(
-            ["cp", "-al", open_store().location, str(self.cache)], check=True
-        )  # what it holds is never changed
-        for lock in self.cache.rglob("*.lock"):  # but locks are: ours alone
-            lock.unlink()
-        for stale in ("failures", "disks", "rebuilt"):
-            shutil.rmtree(self.cache / stale, ignore_errors=True)
+        _link(Path(open_store().location), self.cache)
         shell = PROJECT / "images/shell.py"
         (self.home / "shell.py").write_text(shell.read_text().partition("\ndef test_")[0] + TESTS)
         shutil.copy(shell.with_suffix(".lock"), self.home)
-        self.mounts = Path("/proc/self/mountinfo").read_bytes()
         self.files = self._listed()
 
     def start(self, *options: str) -> "subprocess.Popen[bytes]":
@@ -93,13 +88,26 @@ class Rig:
             time.sleep(0.05)
         found = [f"process {pid} lives: {_words(pid)}" for pid in pids]
         found += [f"{lock} is held" for lock in self.cache.rglob("*.lock") if not _is_free(lock)]
-        found += ["a mount was left"] if Path("/proc/self/mountinfo").read_bytes() != self.mounts else []
+        found += ["a mount was left"] if str(self.tmp.parent) in Path("/proc/self/mountinfo").read_text() else []
         found += [f"{path} was left" for path in self.tmp.iterdir() if not path.name.startswith("pytest-of-")]
         found += [f"{path} was left" for path in (self.cache / "disks").glob("*")]
         return found + (["the project's folder changed"] if self._listed() != self.files else [])
 
     def _listed(self) -> list[str]:
         return sorted(str(path) for path in self.home.rglob("*"))
+
+
+def _link(cache: Path, into: Path) -> None:
+    """The cache by links, for what it holds is never changed; without locks, and what others remove meanwhile."""
+    for folder, folders, names in os.walk(cache):
+        place = into / Path(folder).relative_to(cache)
+        if place.parts[len(into.parts) : len(into.parts) + 1] in STALE:
+            continue
+        place.mkdir(mode=0o700)
+        for name in (*names, *(name for name in folders if Path(folder, name).is_symlink())):
+            with suppress(FileNotFoundError):
+                if name != inuse.NAME and not name.endswith(".lock"):
+                    os.link(f"{folder}/{name}", place / name, follow_symlinks=False)
 
 
 def _has(pid: int, variable: bytes) -> bool:

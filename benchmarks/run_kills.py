@@ -24,7 +24,7 @@ sys.path[:0] = [str(PROJECT), str(PROJECT / "tests")]
 
 import run_rig  # noqa: E402
 
-MARK = "38271"  # seconds that the program sleeps: by this it is known
+MARK = f"38271.{os.getpid()}"  # seconds that the program sleeps: by this it is known
 KINDS = {"unpacked": [], "cached": [], "ephemeral": ["--ephemeral"], "limits": ["--pids", "50"], "kept": ["--persist"]}
 PRIVATE = """mount --make-rprivate / && mount -t tmpfs none /var/tmp && mount -t tmpfs none /dev/shm && exec "$@" """
 LONGEST = 0.4  # seconds until a kill

@@ -30,6 +30,11 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     return WorkStealingScheduling(config, log) if config.getoption("dist") == "load" else None
 
 
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Two workers must have one name for a test: bytes are often of a new key, or tell what time it is."""
+    return argname if isinstance(val, bytes) else None
+
+
 @pytest.fixture(autouse=True)
 def nothing_is_held_of_a_tests_own_caches(request: pytest.FixtureRequest) -> Iterator[None]:
     """A process holds a lock of each cache that it ever opened, and here it opens one in most of thousands of tests."""

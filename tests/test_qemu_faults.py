@@ -5,6 +5,7 @@ import re
 import signal
 import socket
 import time
+from contextlib import suppress
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -121,7 +122,8 @@ def test_a_qemu_that_is_killed_while_a_page_is_awaited(start: Start) -> None:
     with guest.tcp(443) as connection:  # the fake closes it; what counts is that a dead machine is no hang
         os.kill(guest.facts["pid"], signal.SIGKILL)
         connection.settimeout(None)
-        assert connection.recv(1) == b""
+        with suppress(ConnectionResetError):  # what had been sent may lie there unread
+            assert connection.recv(1) == b""
     with pytest.raises(MachineProblem, match="QEMU was killed by signal 9"):
         guest.http.get("/")
 
