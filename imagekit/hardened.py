@@ -18,7 +18,10 @@ from imagekit.protection import SIGNED_PCR, Seal
 from imagekit.tree import Tree
 
 BOOT_PROGRAMS_PCR, TABLE_PCR, POLICY_PCR = 4, 5, 7  # "TCG PC Client Platform Firmware Profile", table 1
-OF_THE_IMAGE = (BOOT_PROGRAMS_PCR, 9, SIGNED_PCR)  # PCRs that are others as soon as the image is another
+ARGUMENTS_PCR = (
+    12  # systemd's stub: arguments of the kernel that came from elsewhere, which it takes without Secure Boot
+)
+OF_THE_IMAGE = (BOOT_PROGRAMS_PCR, 9, SIGNED_PCR, ARGUMENTS_PCR)  # PCRs that are others as soon as the image is another
 PASSWORDS = "/etc/shadow"
 OWN_PARTITION = re.compile(r"boot|bios|changes|root(-[ab](-verity)?)?")  # names that are taken
 
@@ -173,13 +176,14 @@ def _check_stable(seal: Seal, layout: Layout) -> None:
 
 def _check_bound(seal: Seal, layout: Layout) -> None:
     """A policy that opens for others: nothing in it tells this image from what somebody else starts."""
-    is_signed = layout.secure_boot and {POLICY_PCR, SIGNED_PCR} <= set(seal.pcrs)
-    if not is_signed and BOOT_PROGRAMS_PCR not in seal.pcrs:
+    by_owner = layout.secure_boot and {POLICY_PCR, SIGNED_PCR} <= set(seal.pcrs)
+    by_digest = {BOOT_PROGRAMS_PCR, ARGUMENTS_PCR} <= set(seal.pcrs)
+    if not by_owner and not by_digest:
         raise Problem(
-            f"disk: Seal(pcrs={seal.pcrs}) would open for whoever starts a program of their own, which can measure "
-            f"into PCR {SIGNED_PCR} what this image does",
+            f"disk: Seal(pcrs={seal.pcrs}) would open for whoever starts a program of their own, or this with other "
+            f"arguments: all that it measures into PCR {SIGNED_PCR} can be measured again",
             f"secure_boot=SecureBoot() and PCRs {POLICY_PCR} and {SIGNED_PCR}: the firmware tells who signed what it "
-            f"started; or PCR {BOOT_PROGRAMS_PCR}: what that was",
+            f"started; or PCRs {BOOT_PROGRAMS_PCR} and {ARGUMENTS_PCR}: what that was, and what it was told",
         )
 
 

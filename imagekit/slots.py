@@ -66,6 +66,15 @@ def of(name: str, files: Iterable[str]) -> list[Uki]:
     return sorted(newest, key=lambda one: one.left == 0)  # the exhausted ones come last
 
 
+def first(files: Iterable[str]) -> str:
+    """The UKI that systemd-boot takes first of a volume that has two slots of one image; "" for any other volume."""
+    paths = list(files)
+    named = [path for path in paths if path.startswith(f"{FOLDER}/")]
+    images = {path.rpartition("/")[2].rpartition("_")[0] for path in named}
+    ordered = of(images.pop(), named) if LOADER in paths and len(images) == 1 else []
+    return ordered[0].file if ordered else ""
+
+
 def order(version: str) -> "Order":
     """What versions are sorted by."""
     return Order(version)

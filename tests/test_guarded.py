@@ -14,7 +14,7 @@ from toy_program import program
 
 from imagekit import Layout, Problem, Seal, SecureBoot, Verity, early, plugs, toolbox
 from imagekit.bootkeys import BootKeys
-from imagekit.disk import discoverable, fatfiles, gpt, guarded, loader, medium, pe, verity
+from imagekit.disk import discoverable, fatfiles, gpt, guarded, ids, loader, medium, outline, pe, verity
 from imagekit.disk.sparse import Piece, laid
 from imagekit.errors import Defect
 from imagekit.store import flow
@@ -152,6 +152,21 @@ def of_records(data):
     return bytes(whole)
 
 
+def test_what_starts_and_what_lies_on_it_is_told(made, files):
+    _, disk, facts = made
+    found = loader.find(disk, arch="x86_64")
+    assert found == loader.of_uki(files["EFI/Linux/toy_1.efi"]), "by way of systemd-boot"
+    text = "\n".join(" ".join(line.split()) for line in outline.outline(disk, "disk").lines())
+    for words in (
+        "systemd-boot starts program EFI/Linux/toy_1.efi",
+        "UKI yes, signature ",
+        f"dm-verity, size 1048576 (1.0 MiB), id {ids.guid(TREE.digest, 'verity')}, blocks {facts['verity']['blocks']}",
+        ".pcrsig size 5",
+        "'root-b-verity' type verity of a Linux root, x86_64",
+    ):
+        assert words in text
+
+
 def test_the_same_again_is_the_same_and_with_another_key_another(job):
     def bytes_of(**layout):
         plan = plan_of(job, **layout)
@@ -185,6 +200,11 @@ def test_what_cannot_be_started_is_told(job, tree, layout, words):
     with pytest.raises(Problem) as told:
         plan_of(job, tree, **layout)
     assert words in str(told.value)
+
+
+def test_an_exact_policy_takes_no_key(job):
+    plan = plan_of(replace(job, boot_keys=None), seal=Seal(pcrs=(4, 12), policy="exact"))
+    assert "public" not in in_initrd(b"".join(flow(plan.files["EFI/BOOT/BOOTX64.EFI"])))[early.SEAL].decode()
 
 
 def test_keys_that_nobody_brought_are_our_fault(job):

@@ -58,6 +58,9 @@ def seal(*, slots=1, is_signed=True, **given):
         (image(disk=seal(pcrs=(11,))), "would open for whoever starts a program of their own"),
         (image(disk=seal(pcrs=(7, 11), is_signed=False)), "would open for whoever"),
         (image(disk=seal(pcrs=(0, 7), policy="exact")), "would open for whoever"),
+        (image(disk=seal(pcrs=(4, 7, 11), is_signed=False)), "would open for whoever"),
+        (image(disk=seal(pcrs=(4, 11))), "would open for whoever"),
+        (image(disk=seal(pcrs=(7, 11, 12), slots=2)), "no update could ever open"),
         (image(disk=seal(disk="root-b")), "another partition has this name"),
         *((image(disk=seal(mount=path)), "mount=") for path in ("data", "/", "/etc/data", "/a/../b", "/a b", "/a/")),
     ],
@@ -72,7 +75,7 @@ def test_what_would_leave_a_way_in_or_none_is_refused(made, words):
 LAYOUTS = {  # each with one field that protects, and what that takes
     "verity": {"root": "squashfs", "verity": Verity()},
     "secure_boot": {"secure_boot": SecureBoot()},
-    "seal": {"seal": Seal(pcrs=(4, 11))},
+    "seal": {"seal": Seal(pcrs=(4, 11, 12))},
     "slots": {"slots": 2},
 }
 

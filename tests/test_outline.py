@@ -5,6 +5,7 @@ import json
 import os
 import random
 import struct
+import subprocess
 import tarfile
 import time
 from uuid import UUID
@@ -12,10 +13,11 @@ from uuid import UUID
 import pytest
 from toy_program import program
 
-from imagekit import artifact, cli, inspection
+from imagekit import artifact, cli, inspection, toolbox
 from imagekit.disk import containers, fat, fatfiles, gpt, mbr, outline, parts, pe, tarlist
 from imagekit.disk.sparse import Piece, Sparse, laid
 from imagekit.errors import Problem
+from imagekit.stores.directory import open_store
 
 MIB = 1 << 20
 ESP = UUID("c12a7328-f81f-11d2-ba4b-00a0c93ec93b")
@@ -313,3 +315,17 @@ def test_what_a_pi_starts_is_told():
     )
     assert "Raspberry Pi 4 B starts nothing" in text
     assert "'start4.elf' is missing" in text
+
+
+def test_a_luks_volume_is_told_by_what_cryptsetup_wrote(tmp_path):
+    name, key = "0b1e4a3c-3d5f-4d0e-8a57-6a2c8f3d1b90", tmp_path / "key"
+    key.write_bytes(b"k" * 32)
+    (tmp_path / "disk").write_bytes(bytes(20 * MIB))
+    tools = toolbox.tools("cryptsetup", mode="tree", store=open_store())
+    quick = ("--pbkdf=pbkdf2", "--pbkdf-force-iterations=1000", "--batch-mode", f"--uuid={name}")
+    words = tools.argv("cryptsetup", "luksFormat", *quick, "--label=data", f"--key-file={key}", tmp_path / "disk")
+    done = subprocess.run(words, env=tools.env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done
+    assert f"LUKS, size 20971520 (20.0 MiB), version 2, id {name}, label data" in told(
+        in_memory((tmp_path / "disk").read_bytes())
+    )

@@ -23,6 +23,7 @@ Types and flags of the partitions: the UAPI Group's "Discoverable Partitions Spe
 
 import struct
 from collections.abc import Iterator, Mapping
+from hashlib import sha256
 from typing import Any, NamedTuple
 
 from imagekit import early, rsa, slots
@@ -140,7 +141,9 @@ def _facts(made: list[bytes | Stored], checked: Root | None, job: Job) -> dict[s
     told = {"verity": checked.facts} if checked else {}
     sealed = {"disk": seal.disk, "mount": seal.mount, "pcrs": sorted(seal.pcrs), "policy": seal.policy} if seal else {}
     counted = {"seal": sealed, "generation": seal.generation} if seal else {}
-    return {**told, **counted, "uki": authenticode.digest(made).hex()}
+    secure = job.layout.secure_boot
+    signed = {"secure_boot": sha256(keys(job).certificate(secure.key).whole).hexdigest()} if secure else {}
+    return {**told, **counted, **signed, "uki": authenticode.digest(made).hex()}
 
 
 def _boot(tree: Tree, made: Slot, job: Job) -> tuple[dict[str, fat.Content], int]:
@@ -225,7 +228,11 @@ def _opening(whole: Tree, *, seed: str, job: Job) -> Tree:
 
 
 def _seal(seal: Seal, job: Job) -> str:
-    public = {"public": keys(job).signer(seal.key).public.modulus.to_bytes(rsa.SIZE, "big").hex()}
+    public = (
+        {}
+        if seal.policy == "exact"
+        else {"public": keys(job).signer(seal.key).public.modulus.to_bytes(rsa.SIZE, "big").hex()}
+    )
     lines: Mapping[str, Any] = {
         "image": job.name,
         "disk": seal.disk,

@@ -1,6 +1,7 @@
 """Loader: what the firmware of a machine would start from a disk, found as it would find it.
 
-UEFI takes EFI/BOOT/BOOT*.EFI from a FAT partition of a GPT disk (UEFI 2.10, section 3.5.1.1), which here is a UKI; GRUB
+UEFI takes EFI/BOOT/BOOT*.EFI from a FAT partition of a GPT disk (UEFI 2.10, section 3.5.1.1), which here is a UKI, or
+where there are two slots systemd-boot, which takes the newest of EFI/Linux that has tries left (slots.py). GRUB
 takes kernel, initrd and its commands from the partition that its core was told. On an ISO the FAT volume is El Torito's
 entry for UEFI, and GRUB takes what it needs from the ISO itself. The disk may be anybody's.
 """
@@ -9,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
+from imagekit import slots
 from imagekit.arch import ARCHES
 from imagekit.disk import fatfiles, gpt, grub, isoread, pe
 from imagekit.disk.sparse import Sparse
@@ -34,7 +36,7 @@ def find(disk: Sparse, *, arch: str) -> Loaded:
             missing.append(f"{name}: {problem.message}")
             continue
         if path in files:
-            data = files[path].read()
+            data = files[slots.first(files) or path].read()
             if (found := pe.machine(data, what=path)) == arch:
                 return of_uki(data)
             missing.append(f"{name}: {path} is for {found}")

@@ -15,6 +15,7 @@ from hashlib import sha256
 from typing import Any, NamedTuple, Protocol
 from uuid import UUID
 
+from imagekit import slots
 from imagekit.arch import ARCHES
 from imagekit.disk import fatfiles, gpt, grub, isoread, mbr, pe, raspi, superblocks, tarlist
 from imagekit.disk.parts import Part
@@ -27,7 +28,7 @@ MOST_HASHED = 8 << 30  # bytes of all sections together
 SHOWN_FILES, SHOWN_TEXT = 200, 4096
 HEAD = 1 << 20  # bytes of a program that its headers are looked for in
 LARGEST_TEXT = 1 << 20
-SECTION_TEXTS = (".cmdline", ".osrel", ".uname", ".profile", ".sbat")
+SECTION_TEXTS = (".cmdline", ".osrel", ".uname", ".profile", ".sbat", ".pcrpkey", ".pcrsig")
 TYPES = {  # UEFI 2.10, table 5.7, and the UAPI Group's "Discoverable Partitions Specification"
     UUID("c12a7328-f81f-11d2-ba4b-00a0c93ec93b"): "EFI system partition",
     UUID("bc13c2ff-59e6-4262-a352-b275fd6f7172"): "boot loader partition",
@@ -212,6 +213,8 @@ def _boots(files: Mapping[str, Any]) -> Iterator[Part]:
     for arch in ARCHES.values():
         if program := names.get(f"EFI/BOOT/BOOT{arch.efi}.EFI"):
             yield Part(f"UEFI starts, on {arch.name}", {"program": program})
+    if program := slots.first(files):
+        yield Part("systemd-boot starts", {"program": program})
     if script := names.get("GRUB.CFG"):
         yield from _grub(files[script])
     if "CONFIG.TXT" in names:
@@ -273,7 +276,9 @@ def _program(disk: Sparse, look: Look) -> Found:
         text = {"text": _text(content.read(0, SHOWN_TEXT))} if section.name in SECTION_TEXTS else {}
         parts.append(Part(section.name, {"size": content.size, **look.digest(content), **text}))
     is_uki = any(section.name == ".linux" for section in image.sections)
-    return {"machine": image.machine, **({"UKI": "yes"} if is_uki else {})}, tuple(parts)
+    signed = pe.signature_size(disk.read(0, HEAD), image)
+    told = {"UKI": "yes" if is_uki else "", "signature": f"{signed} bytes" if signed else ""}
+    return {"machine": image.machine, **{name: value for name, value in told.items() if value}}, tuple(parts)
 
 
 def _json(disk: Sparse, look: Look) -> Found:
@@ -343,8 +348,8 @@ KINDS = (  # in this order: an ISO that starts from a stick has partitions as we
     _by_head("swap", 4086, b"SWAPSPACE2", facts=superblocks.swap),
     _by_head("XFS", 0, b"XFSB"),
     _by_head("btrfs", 0x10040, b"_BHRfS_M"),
-    _by_head("LUKS", 0, b"LUKS\xba\xbe"),
-    _by_head("dm-verity", 0, b"verity\0\0"),
+    _by_head("LUKS", 0, b"LUKS\xba\xbe", facts=superblocks.luks),
+    _by_head("dm-verity", 0, b"verity\0\0", facts=superblocks.verity),
     _by_head("device tree", 0, b"\xd0\x0d\xfe\xed"),
     _by_head("gzip", 0, b"\x1f\x8b"),
     _by_head("zstd", 0, b"\x28\xb5\x2f\xfd"),

@@ -121,6 +121,14 @@ def read(data: bytes, *, what: str = "the file", size: int = 0) -> Image:
     return Image(MACHINES[number], header, optional, optional + optional_size, alignments[0], alignments[1], rows)
 
 
+def signature_size(head: bytes, image: Image) -> int:
+    """Bytes of the certificates that follow a program, as its headers say; 0 where nobody signed it."""
+    row = image.optional + 112 + 8 * 4  # "Optional Header Data Directories"
+    if row + 8 > min(image.table, len(head)) or struct.unpack_from("<I", head, image.optional + 108)[0] <= 4:
+        return 0
+    return int(struct.unpack_from("<I", head, row + 4)[0])
+
+
 def _header(data: bytes, what: str) -> int:
     """Where the COFF header is ("MS-DOS Stub", "Signature")."""
     if data[:2] == b"MZ" and len(data) >= 64:

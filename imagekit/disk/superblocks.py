@@ -1,7 +1,8 @@
 """Superblocks: what the heads of file systems and kernels say of themselves, of files that may be anybody's.
 
 Nothing here unpacks anything, or reads more than a head. Sources: squashfs_fs.h, erofs_fs.h and
-Documentation/filesystems/ext4/super.rst of Linux; its Documentation/arch/x86/boot.rst and arm64/booting.rst.
+Documentation/filesystems/ext4/super.rst of Linux; its Documentation/arch/x86/boot.rst and arm64/booting.rst; the "LUKS2
+On-Disk Format Specification"; for dm-verity see disk/verity.
 """
 
 import struct
@@ -9,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 from uuid import UUID
 
+from imagekit.disk import verity as hashes
 from imagekit.disk.sparse import Sparse
 from imagekit.errors import Problem
 
@@ -67,6 +69,20 @@ def swap(disk: Sparse) -> Facts:
     """A swap space."""
     head = disk.read(1024, 512).ljust(512, b"\0")
     return {"id": str(UUID(bytes=head[12:28])), **_label(head[28:44])}
+
+
+def luks(disk: Sparse) -> Facts:
+    """A LUKS volume, version 1 or 2, by its first header."""
+    head = disk.read(0, 4096).ljust(4096, b"\0")
+    (version,) = struct.unpack_from(">H", head, 6)
+    label = _label(head[24:72]) if version == 2 else {}
+    return {"version": version, **_told("id", head[168:208]), **label}
+
+
+def verity(disk: Sparse) -> Facts:
+    """The hashes of a disk: of how many blocks, and their salt."""
+    found = hashes.read(disk.read(0, hashes.BLOCK))
+    return {"id": str(found.uuid), "blocks": found.blocks, "salt": found.salt.hex()}
 
 
 def nothing(disk: Sparse) -> Facts:
