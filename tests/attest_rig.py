@@ -1,5 +1,6 @@
 """What images ask a TPM by (inside/attest.c), for this machine; and what a TPM says, said by whoever has the key."""
 
+import platform
 import socket
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from imagekit import early, quote
 
 INSIDE = Path(early.__file__).with_name("inside")
 SOURCES = [INSIDE / "attest.c", INSIDE / "serve.c", INSIDE / "event.c", Path(__file__).with_name("attest_host.c")]
+FLAGS = ("-Os", "-fno-asynchronous-unwind-tables", "-fno-unwind-tables")  # as build.sh has them: a library for all
 PCRS = tuple(range(16))
 NONCE = bytes(range(100, 132))
 PRIVATE = ec.derive_private_key(7, ec.SECP256R1())
@@ -26,7 +28,8 @@ def compiled(folder, *, log, release):
     folder.joinpath("log").write_bytes(log)
     folder.joinpath("release").write_text(release)
     named = [f'-DEVENT_LOG="{folder}/log"', f'-DRELEASE="{folder}/release"']
-    compiler = [sys.executable, "-m", "ziglang", "cc", "-std=c99", "-O1", "-Wall", "-Wextra", "-Werror"]
+    target = f"{platform.machine()}-linux-musl"
+    compiler = [sys.executable, "-m", "ziglang", "cc", "-target", target, "-std=c99", "-static", *FLAGS]
     argv = [*compiler, f"-I{INSIDE}", *named, "-o", folder / "attest", *SOURCES]
     subprocess.run(argv, check=True)
     return folder / "attest"
@@ -80,6 +83,6 @@ def attested(values, *, magic=b"\xffTCG", kind=b"\x80\x18", signer=BY.qualified_
 
 def signature(data, *, key=PRIVATE, algorithm=0x18, hashed=11, end=b""):
     """A TPMT_SIGNATURE over a quote, or not quite."""
-    numbers = utils.decode_dss_signature(key.sign(data, ec.ECDSA(SHA256())))
+    numbers = utils.decode_dss_signature(key.sign(data, ec.ECDSA(SHA256(), deterministic_signing=True)))
     fields = b"".join(b"\0\x20" + number.to_bytes(32) for number in numbers)
     return algorithm.to_bytes(2) + hashed.to_bytes(2) + fields + end

@@ -71,7 +71,7 @@ MALFORMED = [
 ]
 
 
-@pytest.mark.parametrize(("reply", "message"), MALFORMED)
+@pytest.mark.parametrize(("reply", "message"), MALFORMED, ids=[message for _, message in MALFORMED])
 def test_a_reply_that_is_none_is_refused(reply, message):
     with pytest.raises(Problem, match=message):
         attestation.parse(reply)
@@ -105,7 +105,7 @@ NOT_BELIEVED = [
 ]
 
 
-@pytest.mark.parametrize(("reply", "message"), NOT_BELIEVED)
+@pytest.mark.parametrize(("reply", "message"), NOT_BELIEVED, ids=[message for _, message in NOT_BELIEVED])
 def test_a_reply_with_a_broken_link_is_refused(reply, message):
     with pytest.raises(Problem, match=message):
         proved(reply)
@@ -158,7 +158,7 @@ DEVICES = [
 ]
 
 
-@pytest.mark.parametrize(("said", "message"), DEVICES)
+@pytest.mark.parametrize(("said", "message"), DEVICES, ids=range(len(DEVICES)))
 def test_a_file_of_something_else_is_no_device(said, message, tmp_path):
     path = tmp_path / "device.json"
     device.write(path, KNOWN)

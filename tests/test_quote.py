@@ -125,7 +125,7 @@ REQUESTS = [
 ]
 
 
-@pytest.mark.parametrize(("request_", "status"), REQUESTS)
+@pytest.mark.parametrize(("request_", "status"), REQUESTS, ids=range(len(REQUESTS)))
 def test_the_service_answers_one_question(request_, status, port):
     assert asked(port, request_)[0] == status
 
@@ -157,7 +157,7 @@ KEYS = [
 ]
 
 
-@pytest.mark.parametrize(("public", "message"), KEYS)
+@pytest.mark.parametrize(("public", "message"), KEYS, ids=[message for _, message in KEYS])
 def test_a_key_of_another_kind_is_refused(public, message):
     with pytest.raises(Problem, match=message):
         quote.key(public)
@@ -190,7 +190,10 @@ SAID = [
 ]
 
 
-@pytest.mark.parametrize(("data", "signed", "message"), [*QUOTES, *((d, signature(d), m) for d, m in SAID)])
+WRONG = [*QUOTES, *((data, signature(data), message) for data, message in SAID)]
+
+
+@pytest.mark.parametrize(("data", "signed", "message"), WRONG, ids=[row[-1] for row in WRONG])
 def test_what_no_tpm_said_is_refused(data, signed, message):
     with pytest.raises(Problem, match=message):
         quote.signed(BY, data, signed)
