@@ -15,7 +15,10 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from imagekit import early, quote
 
 INSIDE = Path(early.__file__).with_name("inside")
-SOURCES = [INSIDE / "attest.c", INSIDE / "serve.c", INSIDE / "event.c", Path(__file__).with_name("attest_host.c")]
+SOURCES = [
+    *(INSIDE / name for name in ("attest.c", "serve.c", "event.c", "sealed/commands.c", "sealed/tpm.c")),
+    Path(__file__).with_name("attest_host.c"),
+]
 FLAGS = ("-Os", "-fno-asynchronous-unwind-tables", "-fno-unwind-tables")  # as build.sh has them: a library for all
 PCRS = tuple(range(16))
 NONCE = bytes(range(100, 132))

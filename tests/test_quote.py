@@ -92,7 +92,7 @@ def test_what_the_tpm_refuses_is_told(program, tpm):
     done = run(program, tpm, NONCE.hex())
     tpm("changeauth", "-c", "endorsement", "-p", "secret")
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == "imagekit-attest: the TPM makes no attestation key (0x9a2)\n"  # TPM_RC_BAD_AUTH, session 1
+    assert done.stderr == "imagekit-attest: the TPM makes no attestation key: TPM error 0xa2\n"  # TPM_RC_BAD_AUTH
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@
 
 #include "boot.h"
 #include "attest.h"
+#include "sealed/tpm.h"
 #include <stdarg.h>
 #include <sys/mount.h>
 
@@ -19,93 +20,19 @@
 #define RELEASE "/etc/os-release"
 #endif
 
-enum {
-    SESSIONS = 0x8002, NO_SESSIONS = 0x8001, /* TPM_ST */
-    CREATE_PRIMARY = 0x131, QUOTE = 0x158, FLUSH = 0x165, PCR_READ = 0x17e, /* TPM_CC */
-    ENDORSEMENT = 0x4000000b, PASSWORD = 0x40000009, /* TPM_RH, TPM_RS */
-    SHA256 = 0x0b, ECC = 0x23, ECDSA = 0x18, P256 = 3, NONE = 0x10, /* TPM_ALG, TPM_ECC */
-    /* fixedTPM fixedParent sensitiveDataOrigin userWithAuth noDA restricted sign */
-    ATTRIBUTES = 0x50472,
-    PCRS = 16, DIGEST = 32,
-    HEADER = 10, ROOM = 4096,
-};
+enum { CREATE_PRIMARY = 0x131, QUOTE = 0x158 }; /* TPM_CC: part 2, 6.5.2 */
+enum { ECC = 0x23, ECDSA = 0x18, P256 = 3 };    /* TPM_ALG, TPM_ECC: part 2, 6.3 and 6.4 */
+enum { ATTRIBUTES = 0x50472 }; /* fixedTPM fixedParent sensitiveDataOrigin userWithAuth noDA restricted sign: 8.3 */
 
-struct part { /* of an answer */
-    const uint8_t *data;
-    size_t size;
-};
-
-static uint8_t command[512], answer[ROOM], event_log[LARGEST_LOG];
-static size_t filled, log_size;
+static struct tpm tpm = {.file = -1};
+static uint8_t event_log[LARGEST_LOG];
+static size_t log_size, length;
 static char image[LONGEST], text[LARGEST_REPLY];
-static size_t length;
-static uint32_t code; /* TPM_RC of the last answer */
-static int tpm = -1;
 
-static void put(int size, uint64_t value)
-{
-    while (size-- && filled < sizeof command) command[filled++] = (uint8_t)(value >> 8 * size);
-}
-
-static uint32_t number(const uint8_t *from, int size)
-{
-    uint32_t value = 0;
-    while (size--) value = value << 8 | *from++;
-    return value;
-}
-
-static void begin(int tag, uint32_t code)
-{
-    filled = 0;
-    put(2, (uint64_t)tag);
-    put(4, 0);
-    put(4, code);
-}
-
-/* The empty authorization, of a key or hierarchy that has no password. */
-static void put_password(void)
-{
-    put(4, 9);
-    put(4, PASSWORD);
-    put(2, 0);
-    put(1, 0);
-    put(2, 0);
-}
-
-static void put_selection(uint32_t pcrs)
-{
-    put(4, 1);
-    put(2, SHA256);
-    put(1, 3);
-    for (int i = 0; i < 3; i++) put(1, pcrs >> 8 * i & 0xff);
-}
-
-/* What follows `before` bytes behind the header of the TPM's answer; none when it refused. */
-static struct part run(size_t before)
-{
-    struct part none = {NULL, 0};
-    for (int i = 0; i < 4; i++) command[2 + i] = (uint8_t)(filled >> 8 * (3 - i));
-    ssize_t n = ask_tpm(tpm, command, filled, answer, sizeof answer);
-    code = n < HEADER ? 0 : number(answer + 6, 4);
-    if (n < (ssize_t)(HEADER + before) || code) return none;
-    return (struct part){answer + HEADER + before, (size_t)n - HEADER - before};
-}
-
-/* The bytes behind their size in 16 bits, and past them; none where they are cut or empty. */
-static struct part sized(struct part *from)
-{
-    size_t size = from->size < 2 ? 0 : number(from->data, 2);
-    if (!size || size > from->size - 2) return (struct part){NULL, 0};
-    struct part part = {from->data + 2, size};
-    from->data += 2 + size;
-    from->size -= 2 + size;
-    return part;
-}
-
-static const char *refused(const char *what)
+static const char *refused(const char *what, int code)
 {
     static char words[128];
-    snprintf(words, sizeof words, "the TPM %s (0x%x)", what, code);
+    snprintf(words, sizeof words, "the TPM %s: %s", what, tpm_words(code));
     return words;
 }
 
@@ -117,89 +44,84 @@ static void say(const char *form, ...)
     va_end(list);
 }
 
-static void say_bytes(const char *word, struct part part)
+static void say_bytes(const char *word, const uint8_t *bytes, size_t size)
 {
     static const char DIGITS[] = "0123456789abcdef";
     say("%s ", word);
-    for (size_t i = 0; i < part.size && length + 3 < sizeof text; i++) {
-        text[length++] = DIGITS[part.data[i] >> 4];
-        text[length++] = DIGITS[part.data[i] & 15];
+    for (size_t i = 0; i < size && length + 3 < sizeof text; i++) {
+        text[length++] = DIGITS[bytes[i] >> 4];
+        text[length++] = DIGITS[bytes[i] & 15];
     }
     say("\n");
 }
 
-/* CreatePrimary (part 3, 24.1). */
+static void put_template(struct packet *p)
+{
+    put(p, 2, ECC);
+    put(p, 2, ALG_SHA256);
+    put(p, 4, ATTRIBUTES);
+    put_sized(p, "", 0); /* policy */
+    put(p, 2, ALG_NULL); /* symmetric */
+    put(p, 2, ECDSA);
+    put(p, 2, ALG_SHA256);
+    put(p, 2, P256);
+    put(p, 2, ALG_NULL); /* key derivation */
+    put_sized(p, "", 0); /* x and y: the TPM's to say */
+    put_sized(p, "", 0);
+}
+
+/* CreatePrimary (part 3, 24.1). What comes behind the public area is of no use here. */
 static const char *make_key(uint32_t *handle)
 {
-    begin(SESSIONS, CREATE_PRIMARY);
-    put(4, ENDORSEMENT);
-    put_password();
-    put(2, 4); /* inSensitive: no password, no data */
-    put(4, 0);
-    put(2, 24); /* inPublic */
-    put(2, ECC);
-    put(2, SHA256);
-    put(4, ATTRIBUTES);
-    put(2, 0); /* policy */
-    put(2, NONE); /* symmetric */
-    put(2, ECDSA);
-    put(2, SHA256);
-    put(2, P256);
-    put(2, NONE); /* key derivation */
-    put(4, 0); /* x and y: the TPM's to say */
-    put(2, 0); /* outsideInfo */
-    put(4, 0); /* creationPCR */
-    struct part found = run(8); /* handle, size of what follows */
-    struct part public = sized(&found);
-    if (!public.size) return refused("makes no attestation key");
-    *handle = number(answer + HEADER, 4);
-    say_bytes("key", public);
-    return NULL;
+    struct packet public = {.size = 0}, *p = begin(&tpm, CREATE_PRIMARY);
+    size_t size;
+    put_template(&public);
+    put(p, 4, ENDORSEMENT);
+    authorize(&tpm, PASSWORD);
+    put(p, 2, 4); /* inSensitive: no password, no data */
+    put(p, 4, 0);
+    put_inner(p, &public);
+    put_sized(p, "", 0); /* outsideInfo */
+    put(p, 4, 0);        /* creationPCR */
+    tpm.made = handle;
+    int code = tpm_send(&tpm);
+    if (code) return refused("makes no attestation key", code);
+    const uint8_t *made = get_sized(&tpm.reply, &size);
+    say_bytes("key", made, size);
+    return made ? NULL : refused("makes no attestation key", TPM_BROKEN);
 }
 
-/* Quote (part 3, 18.4), of all PCRs that a boot measures into. */
+/* Quote (part 3, 18.4), of all PCRs that a boot measures into: attestation, then the signature up to the end. */
 static const char *take_quote(uint32_t key, const char *nonce)
 {
-    begin(SESSIONS, QUOTE);
-    put(4, key);
-    put_password();
-    put(2, NONCE);
-    for (int i = 0; i < NONCE; i++) {
-        char byte[3] = {nonce[2 * i], nonce[2 * i + 1], 0};
-        put(1, strtoul(byte, NULL, 16));
-    }
-    put(2, NONE); /* scheme: the key's own */
-    put_selection((1 << PCRS) - 1);
-    struct part left = run(4), rest = left;
-    struct part attested = sized(&rest);
-    size_t whole = left.data ? number(left.data - 4, 4) : 0;
-    if (!attested.size || whole > left.size || whole < 2 + attested.size) return refused("gives no quote");
-    say_bytes("quote", attested);
-    say_bytes("signature", (struct part){rest.data, whole - 2 - attested.size});
+    struct packet *p = begin(&tpm, QUOTE), *r = &tpm.reply;
+    size_t size;
+    put(p, 4, key);
+    authorize(&tpm, PASSWORD);
+    put(p, 2, NONCE);
+    for (int i = 0; i < NONCE; i++) put(p, 1, strtoul((char[]){nonce[2 * i], nonce[2 * i + 1], 0}, NULL, 16));
+    put(p, 2, ALG_NULL); /* the key's own scheme */
+    put_pcrs(p, (1U << MOST_PCRS) - 1);
+    int code = tpm_send(&tpm);
+    if (code) return refused("gives no quote", code);
+    const uint8_t *attested = get_sized(r, &size);
+    if (!attested) return refused("gives no quote", TPM_BROKEN);
+    say_bytes("quote", attested, size);
+    say_bytes("signature", r->bytes + r->at, r->size - r->at);
     return NULL;
 }
 
-/* PCR_Read (part 3, 22.4), one after the other: a TPM may give fewer at once than it is asked for. */
 static const char *read_pcrs(void)
 {
-    for (int pcr = 0; pcr < PCRS; pcr++) {
-        char word[16];
-        begin(NO_SESSIONS, PCR_READ);
-        put_selection(1U << pcr);
-        struct part left = run(4 + 10 + 4); /* counter, selection, count */
-        struct part value = left.data && number(left.data - 4, 4) == 1 ? sized(&left) : left;
-        if (value.size != DIGEST) return refused("has no PCRs in SHA-256");
+    uint8_t values[MOST_PCRS][DIGEST];
+    char word[16];
+    int code = pcr_read(&tpm, (1U << MOST_PCRS) - 1, values);
+    if (code) return refused("has no PCRs in SHA-256", code);
+    for (int pcr = 0; pcr < MOST_PCRS; pcr++) {
         snprintf(word, sizeof word, "pcr %d", pcr);
-        say_bytes(word, value);
+        say_bytes(word, values[pcr], DIGEST);
     }
     return NULL;
-}
-
-static void flush(uint32_t handle)
-{
-    begin(NO_SESSIONS, FLUSH);
-    put(4, handle);
-    run(0);
 }
 
 /* The whole text, in memory of ours until the next is asked for; or what went wrong. */
@@ -211,10 +133,10 @@ const char *attestation(const char *nonce, const char **made, size_t *size)
     const char *problem = make_key(&key);
     if (problem) return problem;
     problem = take_quote(key, nonce);
-    flush(key);
+    flush(&tpm, key);
     if (!problem) problem = read_pcrs();
     if (problem) return problem;
-    say_bytes("log", (struct part){event_log, log_size});
+    say_bytes("log", event_log, log_size);
     say("end\n");
     *made = text;
     *size = length;
@@ -259,7 +181,7 @@ static const char *read_log(void)
 const char *prepare_attestation(void)
 {
     read_name();
-    if ((tpm = open_tpm()) < 0) return errno == ENOENT ? "there is no TPM" : strerror(errno);
+    if ((tpm.file = open_tpm()) < 0) return errno == ENOENT ? "there is no TPM" : strerror(errno);
     return read_log();
 }
 

@@ -1,8 +1,6 @@
 /* What the files of imagekit-attest share; attestor.c says what it is. */
 
 #include <stddef.h>
-#include <stdint.h>
-#include <sys/types.h>
 
 enum {
     NONCE = 32, /* bytes */
@@ -12,8 +10,7 @@ enum {
 
 /* ---- attestor.c ---- */
 
-int open_tpm(void);
-ssize_t ask_tpm(int tpm, const uint8_t *command, size_t size, uint8_t *answer, size_t room);
+int open_tpm(void); /* -1 and errno when there is none */
 
 /* ---- attest.c ---- */
 

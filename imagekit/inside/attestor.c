@@ -13,12 +13,6 @@ int open_tpm(void)
     return tpm < 0 && errno == ENOENT ? open("/dev/tpm0", O_RDWR | O_CLOEXEC) : tpm;
 }
 
-/* A command goes out by one write, its answer comes by one read. */
-ssize_t ask_tpm(int tpm, const uint8_t *command, size_t size, uint8_t *answer, size_t room)
-{
-    return write(tpm, command, size) == (ssize_t)size ? read(tpm, answer, room) : -1;
-}
-
 int main(int argc, char **argv)
 {
     if (argc == 3 && !strcmp(argv[1], "--serve")) return serve(argv[2]);

@@ -18,7 +18,7 @@ build agent agent.c builtin.c bulk.c command.c follow.c health.c renew.c sha256.
     terminal.c wait.c wire.c
 build boot boot.c changes.c device.c early.c event.c lease.c network.c prepare.c ready.c root.c run.c service.c \
     stage.c table.c
-build attest attest.c attestor.c event.c serve.c
+build attest attest.c attestor.c event.c serve.c sealed/commands.c sealed/tpm.c
 build sealed sealed/sealed.c sealed/commands.c sealed/luks.c sealed/mapper.c sealed/nv.c sealed/policy.c \
     sealed/seal.c sealed/secret.c sealed/settings.c sealed/tpm.c sealed/verity.c changes.c device.c event.c prepare.c \
     root.c sha256.c table.c

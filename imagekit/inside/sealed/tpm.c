@@ -99,6 +99,7 @@ struct packet *begin(struct tpm *tpm, uint32_t code)
     struct packet *p = &tpm->command;
     p->size = p->at = 0;
     p->is_bad = 0;
+    tpm->made = NULL;
     put(p, 2, NO_SESSIONS);
     put(p, 4, 0); /* the size, which tpm_send() fills in */
     put(p, 4, code);
@@ -171,6 +172,7 @@ static int send_once(struct tpm *tpm)
     if (size != r->size || code > 0xfff) return TPM_BROKEN;
     if (code) return (int)code;
     if (tag != (uint64_t)(p->bytes[0] << 8 | p->bytes[1])) return TPM_BROKEN;
+    if (tpm->made) *tpm->made = (uint32_t)get(r, 4);
     return tag == SESSIONS && take_sessions(r) ? TPM_BROKEN : 0;
 }
 

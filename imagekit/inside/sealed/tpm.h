@@ -19,6 +19,7 @@ struct packet { /* a command that is put together, or a reply that is taken apar
 struct tpm {
     int file;
     struct packet command, reply;
+    uint32_t *made; /* where the handle goes of what an authorized command makes; begin() says nowhere */
 };
 
 enum { /* Part 2, 6.6: what a TPM answers, less the number of the handle, parameter or session that it means */
