@@ -4,6 +4,7 @@ import json
 import struct
 import subprocess
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from toy_program import program
 
 from imagekit import Layout, Problem, Seal, SecureBoot, Verity, early, plugs, toolbox
 from imagekit.bootkeys import BootKeys
-from imagekit.disk import discoverable, fatfiles, gpt, guarded, ids, loader, medium, outline, pe, verity
+from imagekit.disk import authenticode, discoverable, fatfiles, gpt, guarded, ids, loader, medium, outline, pe, verity
 from imagekit.disk.sparse import Piece, laid
 from imagekit.errors import Defect
 from imagekit.store import flow
@@ -26,7 +27,14 @@ KEYS = BootKeys(Path(__file__).parents[1] / "fixtures/keys/boot")
 STUB = program(text="\0systemd-stub 252.39-1~deb12u1\0".encode("utf-16le"))
 LOADER = pe.uki(program(), {".osrel": b"a program without a signature"})
 TREE = BOOTABLE.override(
-    Tree({"/boot/stub": file(STUB), "/boot/loader": file(LOADER), early.SEALED: file(b"opens", mode=0o755)})
+    Tree(
+        {
+            "/boot/kernel": file(LOADER),
+            "/boot/stub": file(STUB),
+            "/boot/loader": file(LOADER),
+            early.SEALED: file(b"opens", mode=0o755),
+        }
+    )
 ).complete()
 ALL = {"verity": Verity(corrupted="panic"), "secure_boot": SecureBoot(), "seal": Seal(generation=3)}
 
@@ -91,6 +99,7 @@ def test_veritysetup_finds_the_root_as_the_kernel_is_told(made, files):
     (told,) = (word.partition("=")[2] for word in words if word.startswith("imagekit.verity="))
     salt, blocks, root_hash, reaction = told.split(":")
     assert reaction == "panic"
+    assert facts["uki"] == authenticode.digest([files["EFI/Linux/toy_1.efi"]]).hex()
     assert "rootfstype=squashfs" in words
     assert not any(word.startswith("root=") for word in words)
     assert facts["verity"] == {"root_hash": root_hash, "salt": salt, "blocks": int(blocks)}
@@ -181,7 +190,10 @@ def test_a_lone_uki_is_signed_and_opens_a_disk_as_well(job):
     layout = Layout(secure_boot=SecureBoot(), seal=Seal())
     parts = plugs.load("formats", "uki").write(TREE, job=replace(job, layout=layout))
     data = job.store.read(parts["uki"].sha256)
-    assert parts["uki"].facts["seal"]["disk"] == "data"
+    facts = parts["uki"].facts
+    assert facts["seal"] == {"disk": "data", "mount": "/data", "pcrs": [7, 11], "policy": "signed"}
+    assert facts["secure_boot"] == sha256(KEYS.certificate().whole).hexdigest()
+    assert facts["pcrs"].keys() == {"4", "7", "11", "12"}, "and 9 of a kernel that tells its release"
     assert in_initrd(data).keys() >= {early.SEAL, early.DATA}
 
 

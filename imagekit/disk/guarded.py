@@ -30,7 +30,7 @@ from imagekit import early, rsa, slots
 from imagekit.arch import ARCHES
 from imagekit.artifact import Job
 from imagekit.bootkeys import BootKeys
-from imagekit.disk import authenticode, fat, ids, initrd, pcrsign, pe, rooted, roots, uki, verity
+from imagekit.disk import authenticode, fat, ids, initrd, pcrsign, pe, prediction, rooted, roots, uki, verity
 from imagekit.disk.discoverable import DATA, READ_ONLY, ROOTS, VERITY
 from imagekit.disk.plan import Part, Plan
 from imagekit.disk.sparse import Piece, Sparse, laid
@@ -80,10 +80,9 @@ def plan(tree: Tree, *, job: Job) -> Plan | None:
         return None
     made = slot(tree, job=job)
     files, boot_size = _boot(tree, made, job)
-    facts = {"verity": made.root.facts} if made.root else {}
-    return Plan(
-        files, boot_size, [*(_roots(made.root, job) if made.root else rooted.parts(tree, job=job)), *_data(job)], facts
-    )
+    started = {path: content for path, content in files.items() if isinstance(content, list)}
+    parts = _roots(made.root, job) if made.root else rooted.parts(tree, job=job)
+    return Plan(files, boot_size, [*parts, *_data(job)], _facts(started, made.root, job))
 
 
 def facts(of: Plan | None) -> Mapping[str, Any]:
@@ -104,7 +103,7 @@ def slot(tree: Tree, *, job: Job) -> Slot:
 def alone(tree: Tree, *, job: Job) -> tuple[list[bytes | Stored], Mapping[str, Any]]:
     """A UKI that has the root in its initrd, for a disk that is somebody else's; and what a manifest says of it."""
     made = program(tree, initrd.root(tree), arguments=uki.arguments(tree, job=job), job=job)
-    return made, _facts(made, None, job)
+    return made, _facts({_first(job.arch): made}, None, job)
 
 
 def root(files: Tree, *, seed: str, job: Job) -> Root:
@@ -135,20 +134,32 @@ def room(size: int, *, slots: int) -> int:
     return -(-size * (3 if slots > 1 else 2) // 2 // MIB) * MIB
 
 
-def _facts(made: list[bytes | Stored], checked: Root | None, job: Job) -> dict[str, Any]:
-    """What a manifest says of how its disk, or its UKI, is protected."""
-    seal = job.layout.seal
-    told = {"verity": checked.facts} if checked else {}
-    sealed = {"disk": seal.disk, "mount": seal.mount, "pcrs": sorted(seal.pcrs), "policy": seal.policy} if seal else {}
-    counted = {"seal": sealed, "generation": seal.generation} if seal else {}
+def _facts(started: Mapping[str, prediction.Pieces], checked: Root | None, job: Job) -> dict[str, Any]:
+    """What a manifest says of how its disk, or its UKI, is protected; started: programs by their paths, in order."""
+    seal, secure = job.layout.seal, job.layout.secure_boot
+    told: dict[str, Any] = {"uki": authenticode.digest(list(started.values())[-1]).hex()}
+    if checked:
+        told["verity"] = checked.facts
+    if seal:
+        told["seal"] = {"disk": seal.disk, "mount": seal.mount, "pcrs": sorted(seal.pcrs), "policy": seal.policy}
+        told["generation"] = seal.generation
+    if secure:
+        told["secure_boot"] = sha256(keys(job).certificate(secure.key).whole).hexdigest()
+    return told | (_measured(started, job) if seal or secure else {})
+
+
+def _measured(started: Mapping[str, prediction.Pieces], job: Job) -> dict[str, Any]:
+    """The PCRs of a machine that starts these, as far as they are of the image, and of the keys if these are here."""
     secure = job.layout.secure_boot
-    signed = {"secure_boot": sha256(keys(job).certificate(secure.key).whole).hexdigest()} if secure else {}
-    return {**told, **counted, **signed, "uki": authenticode.digest(made).hex()}
+    enrolled = prediction.enrolled(keys(job)) if secure else None
+    signer = keys(job).certificate(secure.key).whole if secure else b""
+    found = prediction.of(started, variables=enrolled, signer=signer).values()
+    return {"pcrs": {str(pcr): value.hex() for pcr, value in found.items()}}
 
 
 def _boot(tree: Tree, made: Slot, job: Job) -> tuple[dict[str, fat.Content], int]:
     """What lies on the EFI system partition, and how large this is at least."""
-    first = f"EFI/BOOT/BOOT{ARCHES[job.arch].efi}.EFI"
+    first = _first(job.arch)
     if job.layout.slots == 1:
         return {first: made.program}, 0
     slots.check(job.name, job.version)
@@ -188,6 +199,11 @@ def keys(job: Job) -> BootKeys:
     if not job.boot_keys:
         raise Defect("a layout needs boot keys, and nobody brought them")
     return job.boot_keys
+
+
+def _first(arch: str) -> str:
+    """What UEFI starts of a disk that nobody named a program of (UEFI 2.10, 3.5.1.1)."""
+    return f"EFI/BOOT/BOOT{ARCHES[arch].efi}.EFI"
 
 
 def _loader(tree: Tree, arch: str) -> bytes:
