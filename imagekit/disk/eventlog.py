@@ -214,7 +214,8 @@ def _of_one_name(
     """What is left of the events of a name when those with equal digests are taken away, pair by pair."""
     here, there = _left(ours, theirs), _left(theirs, ours)
     for a, b in zip(here, there, strict=False):
-        words = f": {b.content}, expected {a.content}" if a.content != b.content else ""
+        is_told = a.content and b.content and a.content != b.content
+        words = f": {b.content}, expected {a.content}" if is_told else ""
         yield Difference(pcr, name, f"something else{words}")
     for a in here[len(there) :]:
         yield Difference(pcr, name, "not measured" + (f", expected {a.content}" if a.content else ""))

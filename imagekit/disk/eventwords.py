@@ -30,6 +30,7 @@ DRIVERS, TABLES, BLOB_2, TABLES_2, VARIABLE_BOOT_2, AUTHORITY = (
     EFI + 0xE0,
 )
 NODE = struct.Struct("<BBH")
+MAKERS = {UUID("55c5d1f8-04cd-46b5-8a20-e56cbb3052d0"): "systemd-stub"}  # of what firmware is given in memory
 COUNTER = re.compile(r"\+[0-9]{1,4}(-[0-9]{1,4})?(?=\.efi$)")  # systemd-boot counts starts in a program's name
 VARIABLE = struct.Struct("<16sQQ")
 IMAGE_LOAD = struct.Struct("<QQQQ")
@@ -158,7 +159,8 @@ def device_path(data: bytes) -> str:
         elif (kind, sub) == (4, 6) and len(content) == 16:
             found = f"file {UUID(bytes_le=content)} of the firmware"
         elif (kind, sub) == (4, 3) and len(content) >= 16:
-            found = f"from memory, by {UUID(bytes_le=content[:16])}"
+            who = UUID(bytes_le=content[:16])
+            found = f"from memory, by {MAKERS.get(who, who)}"
         elif (kind, sub) == (1, 1) and len(content) == 2:
             found = f"PCI device {content[1]:x}.{content[0]:x}"
     return found

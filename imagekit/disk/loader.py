@@ -48,6 +48,26 @@ def find(disk: Sparse, *, arch: str) -> Loaded:
     raise Problem("no firmware would start this disk: " + ("; ".join(missing) or "it has no partition"))
 
 
+def programs(disk: Sparse) -> dict[str, bytes]:
+    """What UEFI starts from a disk, by path, in the order in which it is started: a UKI, or systemd-boot and a UKI.
+
+    Raises Problem when there is none.
+    """
+    missing = []
+    for name, read in _volumes(disk):
+        try:
+            files = read()
+        except Problem as problem:
+            missing.append(f"{name}: {problem.message}")
+            continue
+        for arch in ARCHES.values():
+            if (path := f"EFI/BOOT/BOOT{arch.efi}.EFI") in files:
+                started = dict.fromkeys(filter(None, (path, slots.first(files))))
+                return {each: files[each].read() for each in started}
+        missing.append(f"{name}: no EFI/BOOT/BOOT*.EFI")
+    raise Problem("UEFI would start nothing from this disk: " + ("; ".join(missing) or "it has no partition"))
+
+
 def _volumes(disk: Sparse) -> Iterator[tuple[str, Callable[[], Mapping[str, Any]]]]:
     """The file systems that firmware looks into: name, and what reads path -> a file with read()."""
     if not isoread.is_iso(disk):

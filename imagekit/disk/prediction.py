@@ -22,6 +22,7 @@ from uuid import UUID
 from imagekit import tpm
 from imagekit.bootkeys import BootKeys
 from imagekit.disk import authenticode, pe, stub
+from imagekit.disk.eventwords import COUNTER
 from imagekit.errors import Problem
 from imagekit.store import Stored, flow, size_of
 from imagekit.tpm import Measurement
@@ -33,7 +34,7 @@ LARGEST_SECTION = 4 << 20  # bytes, of those that are neither kernel nor initrd
 LARGEST_KERNEL = 256 << 20
 STUB = 1 << 20  # bytes in which the stub lies, which is the beginning
 CALLING, SEPARATOR = b"Calling EFI Application from Boot Option", bytes(4)
-FROM_MEMORY = "program from memory, by 55c5d1f8-04cd-46b5-8a20-e56cbb3052d0"  # systemd-stub's name for its payload
+FROM_MEMORY = "program from memory, by systemd-stub"
 GLOBAL, SECURITY = UUID("8be4df61-93ca-11d2-aa0d-00e098032b8c"), UUID("d719b2cb-3d3a-4596-a3bc-dad00e67656f")
 X509, SHA256 = UUID("a5c059a1-94e4-4aa7-87b5-ab155c2bf072"), UUID("c1c41626-504c-4092-aca9-41f936934328")
 # virt-firmware forbids one program that nobody has, because some firmware wants a dbx: SHA-256 of nothing
@@ -160,7 +161,9 @@ def _programs(whole: Iterable[tuple[str, Pieces]]) -> Iterable[Measurement]:
     yield _step(4, f"action: {CALLING.decode()}", CALLING)
     yield _step(4, "separator", SEPARATOR, SEPARATOR.hex())
     for path, pieces in whole:
-        yield Measurement(4, f"program \\{path}", authenticode.digest(pieces, what=path), f"{_size(pieces)} bytes")
+        yield Measurement(
+            4, f"program \\{COUNTER.sub('', path)}", authenticode.digest(pieces, what=path), f"{_size(pieces)} bytes"
+        )
 
 
 def _kernel(uki: _Uki) -> Measurement:
