@@ -81,7 +81,13 @@ class Layout:
     @property
     def is_signed(self) -> bool:
         """Whether it cannot be written without boot keys."""
-        return bool(self.secure_boot or self.seal)
+        return bool(self.signing)
+
+    @property
+    def signing(self) -> tuple[str, ...]:
+        """The names of the boot keys that sign something of it."""
+        seal = self.seal if self.seal and self.seal.policy == "signed" else None
+        return tuple(value.key for value in (self.secure_boot, seal) if value)
 
     @property
     def size_bytes(self) -> int:

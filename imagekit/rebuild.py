@@ -5,11 +5,12 @@ have each built it, from packages that they fetched themselves.
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
 import imagekit
-from imagekit import build, definition, proofs, twice
+from imagekit import bootkeys, borrowed, build, definition, proofs, twice
 from imagekit import lock as locks
 from imagekit.artifact import Artifact
 from imagekit.errors import Problem
@@ -39,9 +40,10 @@ def rebuild(
     imagekit is another one than the artifact was built by: nothing could be said then.
     """
     check_fit(made, path)
-    place = f"proof-{made.name}-{made.arch}-{made.format}"
-    with twice.built(path, arches=[made.arch], formats=[made.format], store=store, place=place, say=say,
-                     tools=tools) as again:  # fmt: skip
+    place, layout = f"proof-{made.name}-{made.arch}-{made.format}", definition.load(path).disk
+    keys = borrowed.keys(bootkeys.chosen(), layout, made) if layout.is_signed else nullcontext()
+    with keys as lent, twice.built(path, arches=[made.arch], formats=[made.format], store=store, place=place, say=say,
+                                   tools=tools, boot_keys=lent) as again:  # fmt: skip
         [other] = again.artifacts
         differences = twice.differences(made, other)
         same = made.text == other.text
@@ -51,7 +53,8 @@ def rebuild(
     where = proofs.path(made, f"{KIND}-{key.id}", folder=folder)
     proofs.write(made, where, predicate_type=PREDICATE, predicate=said, key=key)
     lines = differences or [f"{made.name} {made.arch} {made.format}: built again, the same"]
-    return Rebuilt(same, (*lines, f"otherwise in the second build: {again.varied}"), where)
+    told = ("its own signatures were taken, as far as they fit: the private boot keys are not here",) if lent else ()
+    return Rebuilt(same, (*lines, *told, f"otherwise in the second build: {again.varied}"), where)
 
 
 def check_fit(made: Artifact, path: Path) -> None:

@@ -60,6 +60,7 @@ class Signer(NamedTuple):
 
     public: Public
     private: Callable[[bytes], bytes]
+    is_blind: bool = False  # what it cannot sign gets a signature that is none
 
     def __repr__(self) -> str:
         return f"<Signer {self.public.fingerprint[:16]}>"
@@ -67,7 +68,7 @@ class Signer(NamedTuple):
     def sign(self, digest: bytes) -> bytes:
         """The signature of what has this SHA-256; always the same. Raises Problem when it is another key's."""
         signature = self.private(digest)
-        if not self.public.verify(digest, signature):
+        if not self.is_blind and not self.public.verify(digest, signature):
             raise Problem("the signature that came back is not one of the key that was asked for")
         return signature
 

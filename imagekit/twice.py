@@ -31,12 +31,12 @@ class Again(NamedTuple):
 @contextmanager
 def built(
     path: Path, *, arches: Sequence[str], formats: Sequence[str], store: Store, place: str,
-    say: Callable[[str], None], tools: str | None = None,
+    say: Callable[[str], None], tools: str | None = None, boot_keys: Path | None = None,
 ) -> Iterator[Again]:  # fmt: skip
     """The images of a definition, built elsewhere with nothing remembered but the packages.
 
-    place: a name for the folder of the cache that they lie in while the block runs. Raises Problem when that build
-    fails where the first did not.
+    place: a name for the folder of the cache that they lie in while the block runs. boot_keys: not those that the
+    option names. Raises Problem when that build fails where the first did not.
     """
     folder = store.folder("rebuilt") / place
     with host.once(store.folder("locks"), f"rebuilt-{place}", say=say):
@@ -45,7 +45,7 @@ def built(
             directory.lend(Path(store.location), folder / "cache", keep=_is_sources, folders=LENT)
             keys.save(keys.new(), folder / "key")  # signatures are not compared: nobody's own key has to go there
             say(f"{path.name}: building it again, elsewhere")
-            yield run(path, arches, formats, folder=folder, tools=tools)
+            yield run(path, arches, formats, folder=folder, tools=tools, boot_keys=boot_keys)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -82,10 +82,14 @@ def checked(
     return same
 
 
-def run(path: Path, arches: Sequence[str], formats: Sequence[str], *, folder: Path, tools: str | None) -> Again:
+def run(
+    path: Path, arches: Sequence[str], formats: Sequence[str], *, folder: Path, tools: str | None,
+    boot_keys: Path | None = None,
+) -> Again:  # fmt: skip
     """Build into a folder that has a cache, in a process that is elsewhere."""
     words = [str(path.absolute()), "--key", str(folder / "key"), "--output", str(folder / "out")]
-    for option, values in (("--arch", arches), ("--format", formats), ("--tools", filter(None, [tools]))):
+    given = {"--arch": arches, "--format": formats, "--tools": filter(None, [tools])}
+    for option, values in {**given, "--boot-keys": map(str, filter(None, [boot_keys]))}.items():
         words += [word for value in values for word in (option, value)]
     told = folder / "varied"
     argv = [sys.executable, "-m", elsewhere.__name__, str(told), "imagekit.cli", "build", *words]
