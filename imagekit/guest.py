@@ -64,6 +64,23 @@ class Power:
 
 
 @dataclass(frozen=True)
+class Chip:
+    """A machine's TPM, as seen from outside: the guest is not asked, and may have been killed."""
+
+    pcrs: Callable[[], Mapping[int, bytes]]  # PCR -> SHA-256
+    log: Callable[[], bytes]  # what firmware, loader and stub say that they measured (TCG's event log)
+    state: Callable[[], bytes]  # what Rig(tpm=Tpm(state)) goes on from
+    send: Callable[[bytes], bytes]  # a TPM2 command on the bus, and the response
+
+
+def _no_tpm(*_: object) -> NoReturn:
+    raise GuestProblem("this machine has no TPM", "start it with Rig(tpm=Tpm())")
+
+
+NO_CHIP = Chip(_no_tpm, _no_tpm, _no_tpm, _no_tpm)
+
+
+@dataclass(frozen=True)
 class Guest:
     """A running image. `with guest:` stops it at the end, whatever happened."""
 
@@ -82,6 +99,7 @@ class Guest:
     save: Callable[[Any], None] = field(repr=False, default=_cannot)  # freeze the machine as it is into a folder
     stopwatch: Stopwatch = field(repr=False, default=wall_watch)  # start one: seconds as they pass for the guest
     screenshot: Callable[[], bytes] = field(repr=False, default=_cannot)  # PNG of its display
+    tpm: Chip = field(repr=False, default=NO_CHIP)
     set_link: Callable[[int, bool], None] = field(repr=False, default=lambda *_: None)  # (number of a wire, is up)
     events: Callable[[], Sequence[Stage]] = field(repr=False, default=tuple)  # all that it told of its services so far
 

@@ -24,6 +24,14 @@ class Wire:
 
 
 @dataclass(frozen=True)
+class Tpm:
+    """A TPM 2.0 of a machine: a new one, or one that goes on from what `guest.tpm.state()` gave; PCRs of SHA-256."""
+
+    state: bytes = field(default=b"", repr=False)
+    extend: tuple[tuple[int, bytes], ...] = ()  # (PCR, SHA-256 digest) by another's hand, before firmware measures
+
+
+@dataclass(frozen=True)
 class Node:
     """A machine of a topology: an image, and the private networks that it is on, by its eth0, eth1 and so on."""
 
@@ -55,4 +63,5 @@ class Rig:
     wires: tuple[Wire, ...] = ()  # empty: the closed user network
     display: bool = False  # a graphics card, so that there is something to take a picture of
     wait: str = "ready"  # what start() waits for: "ready", "shutdown", "nothing", or "console:REGEX"
+    tpm: Tpm | None = None  # None: the machine has none
     fresh: bool = False  # restore the booted state from a template where that can be; facts["fresh"] says how it went

@@ -136,6 +136,17 @@ class Machine:
             self.ask(kill)
         self.close()
 
+    def lose(self, words: str) -> None:
+        """End QEMU because something has ended that it cannot be without; returns at once."""
+
+        def lose() -> None:
+            self.ending = self.ending or Ending(words, MachineProblem)
+            host.kill(self._process)
+            self._tell()
+
+        with suppress(RuntimeError):  # the loop has ended meanwhile
+            self._loop.call_soon_threadsafe(lose)
+
     @property
     def is_alive(self) -> bool:
         """Whether there is a guest."""

@@ -18,6 +18,7 @@ from imagekit.targets import (
     _qemu_restore,
     _qemu_start,
     _qemu_stream,
+    _qemu_tpm,
     _qemu_wait,
 )
 from imagekit.targets._qemu_lives import Lives, connector
@@ -108,6 +109,7 @@ def guest(target: str, lives: Lives) -> Guest:
         save=save,
         set_link=lives.set_link,
         screenshot=screenshot,
+        tpm=_qemu_tpm.seen(lives.plan.chip),
     )
 
 

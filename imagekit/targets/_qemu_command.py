@@ -37,6 +37,7 @@ class Board(NamedTuple):
     card: str = (
         "virtio-net-pci,netdev={netdev},romfile={synchronous}"  # of the network, without a boot ROM: nobody runs it
     )
+    tpm: str = ""  # QEMU's device for one; "": the machine has no place for it
     has_slots: bool = True  # whether disks, cards and displays can be plugged in
 
     @property
@@ -53,10 +54,10 @@ class Board(NamedTuple):
 X86_64 = Board("x86_64", "ttyS0", "ttyS1", ("-serial", "chardev:channel"), "pc.ram",
                ("-option-rom", "linuxboot_dma.bin"),
                # The kernel counts timer interrupts during a short loop, and panics where a busy host let none through.
-               words="no_timer_check")  # fmt: skip
+               words="no_timer_check", tpm="tpm-crb")  # fmt: skip
 AARCH64 = Board(  # virt has one PL011
     "aarch64", "ttyAMA0,115200", "ttyS0", ("-device", "pci-serial,chardev=channel"), "mach-virt.ram",
-    fixed=",dtb-randomness=off",
+    fixed=",dtb-randomness=off", tpm="tpm-tis-device",
 )  # fmt: skip
 BOARDS = {board.arch: board for board in (X86_64, AARCH64)}
 
@@ -68,6 +69,7 @@ class Wiring(NamedTuple):
     console: int
     channel: int | None
     wires: tuple[tuple[int, str], ...] = ()  # (descriptor, MAC address) of each network card on a private switch
+    tpm: int | None = None  # the control channel of a TPM
 
 
 class Ram(NamedTuple):
@@ -139,7 +141,7 @@ class Command(NamedTuple):
     def _lines(self) -> list[str]:
         if self.wiring is None:
             return ["-serial", "stdio"]
-        monitor, console, channel, _ = self.wiring
+        monitor, console, channel, _, tpm = self.wiring
         # Where the clock counts, a console that is read late must not make the 16550's driver wait: QEMU writes a log
         # by blocking, while no instruction is executed; a socket takes 300 characters and then holds up the guest.
         logged = f"null,id=console,logfile=/proc/self/fd/{console},logappend=on"
@@ -149,6 +151,18 @@ class Command(NamedTuple):
             *("-chardev", logged if self.clock else f"socket,id=console,fd={console}"),
             *self.board.first_line,
             *(() if channel is None else ("-chardev", f"socket,id=channel,fd={channel}", *self.board.second_line)),
+            *(
+                ()
+                if tpm is None
+                else (
+                    "-chardev",
+                    f"socket,id=tpm,fd={tpm}",
+                    "-tpmdev",
+                    "emulator,id=tpm0,chardev=tpm",
+                    "-device",
+                    f"{self.board.tpm},tpmdev=tpm0",
+                )
+            ),
         ]
 
 

@@ -15,11 +15,12 @@ from imagekit.artifact import Opened
 from imagekit.errors import Problem, RigProblem, unknown
 from imagekit.guest import Rig
 from imagekit.store import Store
-from imagekit.targets import _kvm, _qemu_fittings, _qemu_load, _raspi
-from imagekit.targets._qemu_command import BOARDS, Board, Command, cmdline, network
+from imagekit.targets import _kvm, _qemu_fittings, _qemu_load, _qemu_tpm, _raspi
+from imagekit.targets._qemu_command import BOARDS, Board, Command, Ram, cmdline, network
 from imagekit.targets._qemu_disks import Drive, attach
 from imagekit.targets._qemu_fittings import Fitting
 from imagekit.targets._qemu_load import Accelerator, Load
+from imagekit.targets._tpm import Chip
 
 DISKS = "disks"  # a folder of the cache, for files without names
 ACCELERATORS = ("auto", "kvm", "tcg")
@@ -40,6 +41,7 @@ class Plan:
     drives: tuple[Drive, ...]
     firmware: tuple[Fitting, ...]
     display: tuple[Fitting, ...]
+    chip: Chip | None  # its TPM, which all its lives share
     held: ExitStack = field(repr=False)
 
     @property
@@ -60,7 +62,8 @@ class Plan:
     @property
     def handles(self) -> tuple[int, ...]:
         """Descriptors that QEMU must inherit, beyond those of its boot."""
-        return tuple(handle for part in self._parts for handle in part.handles)
+        own = (self.chip.ram,) if self.chip else ()
+        return (*own, *(handle for part in self._parts for handle in part.handles))
 
     @property
     def arguments(self) -> list[str]:
@@ -112,12 +115,14 @@ def plan(opened: Opened, *, rig: Rig, store: Store) -> Plan:
     _check_firmware(opened, rig)
     memory.check(opened.artifact.manifest, firmware=rig.firmware, memory=board.memory or rig.memory)
     files = _qemu_fittings.wanted(rig, board)
-    tools = toolbox.tools(program(board), *files, mode=rig.tools, store=store, say=rig.say)
+    names = (program(board), *files, *_qemu_tpm.wanted(rig, board))
+    tools = toolbox.tools(*names, mode=rig.tools, store=store, say=rig.say)
     accelerator = accelerate(rig.accelerator, board.arch, tools, store) if board.has_slots else _raspi.ACCELERATOR
     with ExitStack() as held:
         opened = _qemu_load.kept(opened, held)
         folder = store.folder(DISKS) if rig.disks or files or _qemu_load.has_disks(opened) else Path()
         load = LOADERS.get(rig.firmware, _qemu_load.load)(opened, rig=rig, folder=folder, held=held)
+        chip = _qemu_tpm.chip(rig, tools, held)
         command = Command(
             board=board,
             kernel="",
@@ -126,12 +131,14 @@ def plan(opened: Opened, *, rig: Rig, store: Store) -> Plan:
             memory=board.memory or rig.memory,
             accelerator=accelerator.name,
             network=network(opened.artifact.manifest),
+            ram=Ram(f"/proc/self/fd/{chip.ram}", is_shared=True) if chip else None,
         )
         variables = _qemu_fittings.variables(files, tools, folder, held)
         drives = (*variables, *load.drives, *attach(rig.disks, folder, held))
         firmware = _qemu_fittings.firmware(files, tools, board, held)
         display = _qemu_fittings.display(rig, board, held)
-        return Plan(opened, load, rig, store, tools, accelerator, command, drives, firmware, display, held.pop_all())
+        parts = drives, firmware, display, chip
+        return Plan(opened, load, rig, store, tools, accelerator, command, *parts, held.pop_all())
 
 
 def program(board: Board) -> str:

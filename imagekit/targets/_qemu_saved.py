@@ -43,6 +43,8 @@ def saver(target: str, lives: Lives) -> Callable[[Path], None]:
             raise Problem(
                 "a machine on wires cannot be saved: the others on them would go on", "save one without `wires`"
             )
+        if made.rig.tpm:
+            raise Problem("a machine with a TPM cannot be saved", "keep its parts: `guest.tpm.state()`, and its disks")
         with _draft(Path(folder).absolute()) as draft:
             with open(draft / STATE, "wb") as state:
                 disks = machine.ask(lambda: _freeze(machine, state.fileno(), lambda: _copy_disks(made, draft)))

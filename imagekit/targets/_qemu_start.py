@@ -15,12 +15,13 @@ from imagekit import channel, host
 from imagekit import toolbox as toolbox
 from imagekit.artifact import Opened
 from imagekit.disk import cpio
-from imagekit.errors import Defect
+from imagekit.errors import Defect, MachineProblem, RigProblem
 from imagekit.guest import Console, Rig
 from imagekit.store import Store
 from imagekit.targets._machine import Lines, Machine
 from imagekit.targets._qemu_command import Command, Wiring
 from imagekit.targets._qemu_plan import Plan, plan
+from imagekit.targets._tpm import Chip
 from imagekit.tree import directory, file
 
 INSIDE = Path(__file__).parents[1] / "inside" / "bin"
@@ -64,8 +65,20 @@ def boot(
         machine = Machine(
             launch, nonce=nonce, by_hand=made.by_hand, rig=made.rig, on_console=on_console, console=console
         )
-        machine.start()
+        _begin(machine, made.chip)
     return machine
+
+
+def _begin(machine: Machine, chip: Chip | None) -> None:
+    """Start it; a TPM that ends takes the machine along, and its words are the cause that is told."""
+    try:
+        machine.start()
+    except RigProblem:
+        if chip and chip.ended:
+            raise MachineProblem(chip.ended) from None
+        raise
+    if chip:
+        chip.watch(machine.lose)
 
 
 @contextmanager
@@ -94,8 +107,10 @@ def launcher(made: Plan, *, handles: tuple[int, ...]) -> Callable[[Lines], "Pope
         with ExitStack() as stack:
             console = stack.enter_context(_piped(lines.console)) if made.command.clock else lines.console.fileno()
             plugs = [(stack.enter_context(wire.plug()).fileno(), wire.mac) for wire in made.rig.wires]
-            wiring = Wiring(lines.monitor.fileno(), console, channel_line, tuple(plugs))
-            ends = (console, *(line.fileno() for line in lines[:3]), lines.bulk, *(handle for handle, _ in plugs))
+            tpm = stack.enter_context(made.chip.plugged()) if made.chip else None
+            wiring = Wiring(lines.monitor.fileno(), console, channel_line, tuple(plugs), tpm)
+            more = (*(handle for handle, _ in plugs), *(() if tpm is None else (tpm,)))
+            ends = (console, *(line.fileno() for line in lines[:3]), lines.bulk, *more)
             argv = made.tools.argv(made.program, *replace(made, command=made.command._replace(wiring=wiring)).arguments)
             return host.launch(argv, env=made.tools.env, pass_fds=(*handles, *made.handles, *ends),
                                stdin=DEVNULL, stdout=lines.words, stderr=STDOUT)  # fmt: skip

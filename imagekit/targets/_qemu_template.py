@@ -48,6 +48,8 @@ def impossible(plan: Plan) -> str:
     rig = plan.rig
     if rig.wires:
         return "the other machines on its wires cannot be restored with it"
+    if rig.tpm:
+        return "its TPM would not be the one that the template's guest knew"
     if not rig.channel:
         return "without a channel nobody can set a restored guest's clock and randomness"
     if rig.wait != "ready":
