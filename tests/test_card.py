@@ -50,7 +50,7 @@ def job(store: Store, layout: Layout = Layout(), arch: str = "aarch64") -> Job:
     def tools(*names: str) -> toolbox.Tools:
         return toolbox.tools(*names, mode="tree", store=store)
 
-    return Job("pi", "1", arch, store, layout, tools)
+    return Job("pi", "1", arch, store, layout, tools=tools)
 
 
 def names(store: Store, of: Tree, board: str = "raspi3b") -> set[str]:

@@ -58,7 +58,7 @@ def oracles(format: str, folder: Path) -> tuple[str, ...]:
     patch.setattr(_oracles, "_own", lambda bench, tool, *words: (asked.append(tool), own(bench, tool, *words))[1])
     try:
         plug, store = plugs.load("formats", format), open_store(folder / "cache")
-        job = Job("toy", "1", plug.arches[0], store, Layout(root="squashfs"), tools)
+        job = Job("toy", "1", plug.arches[0], store, Layout(root="squashfs"), tools=tools)
         for role, part in plug.write(fitting(plug), job=job).items():
             path = folder / f"toy{plug.suffixes[role]}"
             path.write_bytes(store.read(part.sha256))
