@@ -2,7 +2,7 @@
 
 A reply is what inside/attest.c prints. It is read strictly, then proved link by link: the key is the one that is known
 of this device, the key signed the quote, the quote answers our nonce, the PCRs' values are the quoted ones, and the
-firmware's event log leads to these values. Only then is the log worth comparing with what an image measures.
+firmware's event log leads to these values (but for IMA, which the kernel extends). Only then is the log worth comparing with what an image measures.
 """
 
 import re
@@ -17,6 +17,7 @@ from imagekit.errors import Problem
 from imagekit.quote import Key, Quote
 
 PCRS = tuple(range(16))  # what a boot is measured into
+IMA = 10  # the kernel's PCR, for its own list of files; at least for its digest of 0 to 9, when it finds the TPM early
 STUB = 11  # the PCR of the UKI's sections
 COMPARED = (4, 7, 11, 12)  # what an image may predict
 LEFT = sha256(b"leave-initrd").digest()  # what the initrd extends STUB with before anything else runs
@@ -118,7 +119,7 @@ def _has_left(log: eventlog.Log, pcrs: Mapping[int, bytes]) -> bool:
     has_left = pcrs[STUB] == tpm.extended(replayed[STUB], LEFT)
     if has_left:
         replayed[STUB] = pcrs[STUB]
-    if wrong := [pcr for pcr in PCRS if replayed[pcr] != pcrs[pcr]]:
+    if wrong := [pcr for pcr in PCRS if replayed[pcr] != pcrs[pcr] and pcr != IMA]:
         raise Problem(f"the event log does not lead to what PCR {', '.join(map(str, wrong))} was quoted with: the log "
                       "is forged or incomplete")  # fmt: skip
     return has_left
