@@ -2,7 +2,8 @@
 
 A reply is what inside/attest.c prints. It is read strictly, then proved link by link: the key is the one that is known
 of this device, the key signed the quote, the quote answers our nonce, the PCRs' values are the quoted ones, and the
-firmware's event log leads to these values (but for IMA, which the kernel extends). Only then is the log worth comparing with what an image measures.
+firmware's event log leads to these values (but for IMA, which the kernel extends). Only then is the log worth comparing
+with what an image measures.
 """
 
 import re
@@ -100,6 +101,14 @@ def predicted(manifest: Mapping[str, Any]) -> Mapping[int, bytes]:
     if STUB not in pcrs or any(len(value) != quote.DIGEST for value in pcrs.values()):
         raise Problem("the image's manifest predicts no PCRs", "an image of format uki, or a UEFI disk, does")
     return {pcr: pcrs[pcr] for pcr in sorted(pcrs) if pcr in COMPARED}
+
+
+def check_fits(manifest: Mapping[str, Any], told: Mapping[int, bytes]) -> None:
+    """Raise Problem when a manifest predicts something else than what its own image leads to, by its bytes."""
+    wanted = predicted(manifest)
+    if odd := [pcr for pcr in wanted if told.get(pcr, wanted[pcr]) != wanted[pcr]]:
+        raise Problem(f"the manifest does not fit its image, which leads to another PCR {', '.join(map(str, odd))}",
+                      "build it again")  # fmt: skip
 
 
 def different(proved: Proved, wanted: Mapping[int, bytes], *, is_sealed: bool) -> list[str]:

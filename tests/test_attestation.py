@@ -7,9 +7,10 @@ from pathlib import Path
 import attest_rig
 import pytest
 from attest_rig import NONCE, PCRS
+from test_prediction import uki
 from tpm_tools import new_tpm
 
-from imagekit import artifact, attestation, cli, device, key, quote, tpm
+from imagekit import artifact, attestation, cli, device, key, pcr, quote, tpm
 from imagekit.disk import eventlog
 from imagekit.errors import Problem
 
@@ -19,14 +20,14 @@ EVENTS = eventlog.parse(LOG).events
 BEFORE = dict.fromkeys(PCRS, bytes(32)) | eventlog.parse(LOG).replay()  # what the log leads to
 VALUES = BEFORE | {11: tpm.extended(BEFORE[11], sha256(b"leave-initrd").digest())}  # and what is quoted
 VALUES |= {10: b"\x10" * 32}  # by the kernel, which has a list of its own
-WANTED = {pcr: BEFORE[pcr] for pcr in (4, 7, 11, 12)}
+WANTED = {number: BEFORE[number] for number in (4, 7, 11, 12)}
 
 
 def answered(*, values=VALUES, told=None, log=LOG, by=attest_rig.PRIVATE, signed_by=None, image="web 1.2", **quoted):
     """A reply to our nonce, with anything in it otherwise than it should be."""
     signer = quote.key(attest_rig.public(by)).qualified_name
     said = attest_rig.attested(values, **{"signer": signer, **quoted})
-    pcrs = "".join(f"pcr {pcr} {(told or values)[pcr].hex()}\n" for pcr in PCRS)
+    pcrs = "".join(f"pcr {number} {(told or values)[number].hex()}\n" for number in PCRS)
     parts = (attest_rig.public(by), said, attest_rig.signature(said, key=signed_by or by))
     named = "".join(f"{word} {part.hex()}\n" for word, part in zip(("key", "quote", "signature"), parts, strict=True))
     return f"imagekit attestation 1\nimage {image}\n{named}{pcrs}log {log.hex()}\nend\n".encode()
@@ -78,9 +79,9 @@ def test_a_reply_that_is_none_is_refused(reply, message):
         attestation.parse(reply)
 
 
-def without(pcr):
+def without(number):
     """The log less the first event of a PCR, cut out of its bytes."""
-    gone = next(event for event in EVENTS if event.pcr == pcr)
+    gone = next(event for event in EVENTS if event.pcr == number)
     start = LOG.rindex(gone.pcr.to_bytes(4, "little") + gone.kind.to_bytes(4, "little"), 0, LOG.index(gone.digest))
     end = LOG.index(gone.data, start) + len(gone.data)
     return LOG[:start] + LOG[end:]
@@ -171,7 +172,7 @@ def test_a_file_of_something_else_is_no_device(said, message, tmp_path):
 
 def manifest(**fields):
     """An artifact's manifest with a disk, and what it predicts."""
-    pcrs = {str(pcr): value.hex() for pcr, value in WANTED.items()}
+    pcrs = {str(number): value.hex() for number, value in WANTED.items()}
     part = {"role": "disk", "file": "web.img", "size": 0, "sha256": "0" * 64, "pcrs": pcrs, "seal": {}, **fields}
     return {"name": "web", "version": "1.2", "arch": "x86_64", "format": "raw_efi", "kind": "disk", "parts": [part]}
 
@@ -241,6 +242,29 @@ def test_another_image_is_refused_and_notes_nothing(told):
     assert f"the machine does not run web 1.2:\n  PCR 11 is {BEFORE[11].hex()}, not {'00' * 32}" in said
     assert "it says that it runs web 9, which nothing proves" in said
     assert device.read(Path("17.json")).nonce == NONCE.hex()
+
+
+def made(uki, pcrs):
+    """An artifact with this UKI in the folder, signed by the test key."""
+    digest = sha256(uki).hexdigest()
+    text = artifact.canonical(manifest(file="o.efi", role="uki", size=len(uki), sha256=digest, pcrs=pcrs))
+    Path("o.efi").write_bytes(uki)
+    Path("o.manifest.json").write_bytes(text)
+    Path("o.manifest.json.minisig").write_text(key.read(HOME / "fixtures/keys/test.key").sign(text, comment="toy"))
+
+
+def test_what_was_measured_otherwise_is_named(told):
+    device.write(Path("17.json"), device.Device(KNOWN.key, KNOWN.firmware, nonce=NONCE.hex()))
+    Path("reply").write_bytes(GOOD)
+    other = uki(cmdline=b"console=ttyS0 quiet")
+    leads = pcr.of_uki(other, keys=None).values()
+    made(other, {str(number): value.hex() for number, value in leads.items()})
+    said = told("--reply", "reply", image="o.efi")[1]
+    assert f"PCR 11 is {BEFORE[11].hex()}, not {leads[11].hex()}" in said
+    assert "\n  PCR 11: content of .cmdline: something else" in said
+    made(other, {str(number): value.hex() for number, value in leads.items()} | {"11": "00" * 32})
+    said = told("--reply", "reply", image="o.efi")[1]
+    assert "the manifest does not fit its image, which leads to another PCR 11" in said
 
 
 ADDRESSES = ["192.0.2.1", "https://192.0.2.1", "http://", "http://h/attest", "http://h:x", "http://u@h", "http://[h"]

@@ -2,19 +2,21 @@
 
 import os
 from argparse import ArgumentParser, Namespace
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from imagekit import artifact, attestation, device, usage
 from imagekit.artifact import Artifact
-from imagekit.attestation import Proved
+from imagekit.attestation import Proved, Reply
 from imagekit.device import Device
 from imagekit.errors import Problem
+from imagekit.key import Key
 from imagekit.quote import NONCE
 from imagekit.usage import Verb
 from imagekit.verbs import _asked
 
+Named = Callable[[], list[str]]
 SECONDS = 60.0  # a slow TPM takes one for a key, and others may be asking
 
 
@@ -30,7 +32,7 @@ def run(asked: Namespace) -> int:
     nonce, data = _reply(asked, known)
     reply = attestation.parse(data)
     proved = attestation.prove(reply, nonce=nonce, device=known if known.key else None)
-    _compare(proved, made, wanted, said=f"{reply.name} {reply.version}")
+    _compare(proved, made, wanted, reply=reply, by=lambda: _by_name(proved, made, signer, asked))
     device.write(asked.device, device.seen(known, reply.key, proved.quote, proved.pcrs))
     for line in _told(proved, made, known, wanted):
         _asked.show(line)
@@ -100,13 +102,25 @@ def _address(url: str) -> tuple[str, int]:
     return where[0], where[1]
 
 
-def _compare(proved: Proved, made: Artifact, wanted: Mapping[int, bytes], *, said: str) -> None:
-    """Raise Problem with every difference, by event where the image itself tells them."""
+def _compare(proved: Proved, made: Artifact, wanted: Mapping[int, bytes], *, reply: Reply, by: Named) -> None:
+    """Raise Problem with every difference, by the names of events where the image itself is here to tell them."""
     is_sealed = any("seal" in part for part in made.manifest["parts"])
     found = attestation.different(proved, wanted, is_sealed=is_sealed)
     if found:
-        raise Problem("\n  ".join((f"the machine does not run {made.name} {made.manifest['version']}:", *found)),
-                      f"it says that it runs {said}, which nothing proves")  # fmt: skip
+        raise Problem("\n  ".join((f"the machine does not run {made.name} {made.manifest['version']}:", *found, *by())),
+                      f"it says that it runs {reply.name} {reply.version}, which nothing proves")  # fmt: skip
+
+
+def _by_name(proved: Proved, made: Artifact, signer: Key, asked: Namespace) -> list[str]:
+    """What was measured otherwise; nothing when only the manifest is here."""
+    from imagekit import pcr
+
+    if not all(made.path.parent.joinpath(part.file).exists() for part in made.parts):
+        return []
+    with made.opened(signer) as opened:
+        told = pcr.of_artifact(opened, keys=pcr.enrolled(asked.boot_keys))
+    attestation.check_fits(made.manifest, told.values())
+    return [str(one) for one in pcr.compare(told, proved.log)]
 
 
 def _told(proved: Proved, made: Artifact, known: Device, wanted: Mapping[int, bytes]) -> Iterator[str]:
@@ -137,6 +151,7 @@ def define(verb: ArgumentParser) -> None:
         "--challenge", action="store_true", help="print a nonce, to be answered by `imagekit-attest NONCE`"
     )
     how.add_argument("--reply", type=Path, metavar="FILE", help="what it answered to the last --challenge")
+    usage.boot_keys(verb)
     usage.key_option(verb, "key that must have signed the image", action="append")
 
 
