@@ -103,6 +103,11 @@ def predicted(manifest: Mapping[str, Any]) -> Mapping[int, bytes]:
     return {pcr: pcrs[pcr] for pcr in sorted(pcrs) if pcr in COMPARED}
 
 
+def is_sealed(manifest: Mapping[str, Any]) -> bool:
+    """Whether the image has a sealed disk: its initrd extends STUB at its end."""
+    return any("seal" in part for part in manifest["parts"])
+
+
 def check_fits(manifest: Mapping[str, Any], told: Mapping[int, bytes]) -> None:
     """Raise Problem when a manifest predicts something else than what its own image leads to, by its bytes."""
     wanted = predicted(manifest)
@@ -111,13 +116,13 @@ def check_fits(manifest: Mapping[str, Any], told: Mapping[int, bytes]) -> None:
                       "build it again")  # fmt: skip
 
 
-def different(proved: Proved, wanted: Mapping[int, bytes], *, is_sealed: bool) -> list[str]:
-    """What is not as an image leads to; nothing when it runs. is_sealed: its initrd extends STUB at its end."""
-    replayed = proved.log.replay()
+def different(proved: Proved, manifest: Mapping[str, Any]) -> list[str]:
+    """What is not as the image of a signed manifest leads to; nothing when it runs."""
+    replayed, wanted, sealed = proved.log.replay(), predicted(manifest), is_sealed(manifest)
     found = [f"PCR {pcr} is {replayed.get(pcr, tpm.NO_MEASUREMENT).hex()}, not {value.hex()}"
              for pcr, value in wanted.items() if replayed.get(pcr, tpm.NO_MEASUREMENT) != value]  # fmt: skip
-    if is_sealed != proved.has_left:
-        found.append("PCR 11 says that the initrd is not over: what opens its disk may still run" if is_sealed else
+    if sealed != proved.has_left:
+        found.append("PCR 11 says that the initrd is not over: what opens its disk may still run" if sealed else
                      "PCR 11 was extended by leave-initrd, which this image does not do")  # fmt: skip
     return found
 

@@ -3,6 +3,7 @@
 import json
 from hashlib import sha256
 from pathlib import Path
+from types import SimpleNamespace
 
 import attest_rig
 import pytest
@@ -11,8 +12,10 @@ from test_prediction import uki
 from tpm_tools import new_tpm
 
 from imagekit import artifact, attestation, cli, device, key, pcr, quote, tpm
+from imagekit.checks.attestation import unattested
 from imagekit.disk import eventlog
 from imagekit.errors import Problem
+from imagekit.http import Response
 
 HOME = Path(__file__).parents[1]
 LOG = (HOME / "fixtures/eventlogs/x86_64.log").read_bytes()
@@ -21,6 +24,13 @@ BEFORE = dict.fromkeys(PCRS, bytes(32)) | eventlog.parse(LOG).replay()  # what t
 VALUES = BEFORE | {11: tpm.extended(BEFORE[11], sha256(b"leave-initrd").digest())}  # and what is quoted
 VALUES |= {10: b"\x10" * 32}  # by the kernel, which has a list of its own
 WANTED = {number: BEFORE[number] for number in (4, 7, 11, 12)}
+
+
+def manifest(**fields):
+    """An artifact's manifest with a disk, and what it predicts."""
+    pcrs = {str(number): value.hex() for number, value in WANTED.items()}
+    part = {"role": "disk", "file": "web.img", "size": 0, "sha256": "0" * 64, "pcrs": pcrs, "seal": {}, **fields}
+    return {"name": "web", "version": "1.2", "arch": "x86_64", "format": "raw_efi", "kind": "disk", "parts": [part]}
 
 
 def answered(*, values=VALUES, told=None, log=LOG, by=attest_rig.PRIVATE, signed_by=None, image="web 1.2", **quoted):
@@ -46,9 +56,11 @@ def proved(reply=GOOD, known=KNOWN, nonce=NONCE):
 def test_a_right_reply_is_believed(known):
     found = proved(known=known)
     assert (found.quote.nonce, found.has_left, found.pcrs) == (NONCE, True, VALUES)
-    assert attestation.different(found, WANTED, is_sealed=True) == []
-    early = proved(answered(values=BEFORE))
-    assert attestation.different(early, WANTED, is_sealed=False) == []
+    assert attestation.different(found, manifest()) == []
+    plain = {name: value for name, value in manifest()["parts"][0].items() if name != "seal"}
+    assert attestation.different(proved(answered(values=BEFORE)), {"parts": [plain]}) == []
+    said = ["PCR 11 was extended by leave-initrd, which this image does not do"]
+    assert attestation.different(found, {"parts": [plain]}) == said
 
 
 MALFORMED = [
@@ -127,21 +139,35 @@ def test_other_firmware_is_told(number, what):
         proved(known=device.Device(KNOWN.key, tuple(firmware)))
 
 
-@pytest.mark.parametrize(
-    ("wanted", "is_sealed", "message"),
-    [
-        (WANTED | {4: bytes(32)}, True, f"PCR 4 is {BEFORE[4].hex()}, not {'00' * 32}"),
-        (WANTED | {12: b"\1" * 32}, True, f"PCR 12 is {'00' * 32}, not {'01' * 32}"),
-        (WANTED, False, "PCR 11 was extended by leave-initrd, which this image does not do"),
-    ],
-)
-def test_another_image_is_told(wanted, is_sealed, message):
-    assert attestation.different(proved(), wanted, is_sealed=is_sealed) == [message]
+OTHERS = [
+    ({4: bytes(32)}, f"PCR 4 is {BEFORE[4].hex()}, not {'00' * 32}"),
+    ({12: b"\1" * 32}, f"PCR 12 is {'00' * 32}, not {'01' * 32}"),
+]
+
+
+@pytest.mark.parametrize(("other", "message"), OTHERS, ids=["4", "12"])
+def test_another_image_is_told(other, message):
+    pcrs = {str(number): value.hex() for number, value in (WANTED | other).items()}
+    assert attestation.different(proved(), manifest(pcrs=pcrs)) == [message]
 
 
 def test_an_initrd_that_is_not_over_is_told():
-    found = attestation.different(proved(answered(values=BEFORE)), WANTED, is_sealed=True)
+    found = attestation.different(proved(answered(values=BEFORE)), manifest())
     assert found == ["PCR 11 says that the initrd is not over: what opens its disk may still run"]
+
+
+def asked_of(guest, manifest):
+    """What the check for images tells, of a guest that answers so."""
+    http = SimpleNamespace(get=lambda path, **_: guest(bytes.fromhex(path.removeprefix("/attest?nonce="))))
+    return unattested(SimpleNamespace(http=http), artifact.Artifact(Path("x"), b"", manifest), port=8410)
+
+
+def test_the_check_for_images():
+    assert asked_of(lambda nonce: Response(200, {}, answered(nonce=nonce)), manifest()) == []
+    assert asked_of(lambda _: Response(200, {}, GOOD), manifest())[0].startswith("the quote answers another question")
+    assert asked_of(lambda _: Response(503, {}, b"no\n"), manifest()) == ["it gives no attestation: 503 'no'"]
+    other = asked_of(lambda nonce: Response(200, {}, answered(nonce=nonce, values=BEFORE)), manifest())
+    assert other == ["PCR 11 says that the initrd is not over: what opens its disk may still run"]
 
 
 DEVICES = [
@@ -168,13 +194,6 @@ def test_a_file_of_something_else_is_no_device(said, message, tmp_path):
     path.write_text(said if isinstance(said, str) else json.dumps({**json.loads(path.read_text()), **said}))
     with pytest.raises(Problem, match=message):
         device.read(path)
-
-
-def manifest(**fields):
-    """An artifact's manifest with a disk, and what it predicts."""
-    pcrs = {str(number): value.hex() for number, value in WANTED.items()}
-    part = {"role": "disk", "file": "web.img", "size": 0, "sha256": "0" * 64, "pcrs": pcrs, "seal": {}, **fields}
-    return {"name": "web", "version": "1.2", "arch": "x86_64", "format": "raw_efi", "kind": "disk", "parts": [part]}
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,7 @@ def run(asked: Namespace) -> int:
     nonce, data = _reply(asked, known)
     reply = attestation.parse(data)
     proved = attestation.prove(reply, nonce=nonce, device=known if known.key else None)
-    _compare(proved, made, wanted, reply=reply, by=lambda: _by_name(proved, made, signer, asked))
+    _compare(proved, made, reply=reply, by=lambda: _by_name(proved, made, signer, asked))
     device.write(asked.device, device.seen(known, reply.key, proved.quote, proved.pcrs))
     for line in _told(proved, made, known, wanted):
         _asked.show(line)
@@ -102,10 +102,9 @@ def _address(url: str) -> tuple[str, int]:
     return where[0], where[1]
 
 
-def _compare(proved: Proved, made: Artifact, wanted: Mapping[int, bytes], *, reply: Reply, by: Named) -> None:
+def _compare(proved: Proved, made: Artifact, *, reply: Reply, by: Named) -> None:
     """Raise Problem with every difference, by the names of events where the image itself is here to tell them."""
-    is_sealed = any("seal" in part for part in made.manifest["parts"])
-    found = attestation.different(proved, wanted, is_sealed=is_sealed)
+    found = attestation.different(proved, made.manifest)
     if found:
         raise Problem("\n  ".join((f"the machine does not run {made.name} {made.manifest['version']}:", *found, *by())),
                       f"it says that it runs {reply.name} {reply.version}, which nothing proves")  # fmt: skip
