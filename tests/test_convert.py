@@ -150,7 +150,7 @@ print(int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text(
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "raw"])
 def test_memory_does_not_grow_with_the_disk(kind, tmp_path):
-    disk = laid(2 * GIB, [Piece(n * 97 * MIB, NOISE * 16) for n in range(20)])  # 80 MiB of 2 GiB
+    disk = laid(GIB, [Piece(n * 61 * MIB, NOISE * 16) for n in range(16)])  # 64 MiB of 1 GiB
     raw = raw_of(disk, tmp_path / "raw")
     for source, final, name in ((raw, "made", kind), (tmp_path / "made", "back", "raw")):
         words = [sys.executable, "-c", PEAK, str(source), str(tmp_path / final), name]

@@ -48,7 +48,7 @@ def test_a_service_that_ended_is_told(guest: Guest) -> None:
 
 
 def test_files_are_written_read_and_told(guest: Guest) -> None:
-    data = os.urandom(300_000)
+    data = os.urandom(60_000)
     digest = hashlib.sha256(data).hexdigest()
     guest.run("mkdir -p /tmp/files").check()
     assert guest.write("/tmp/files/data", data, mode=0o600) == digest
@@ -91,7 +91,7 @@ def test_much_output_is_copied_from_memory_or_comes_by_frames(
         return copied(call, data if is_seen else None)
 
     monkeypatch.setattr(Call, "copied", count)
-    data = os.urandom(50_000)
+    data = os.urandom(20_000)
     guest.write("/tmp/some", data)
     done = guest.run(["/bin/sh", "-c", "for n in 1 2 3 4 5 6; do cat /tmp/some; done; exit 3"])
     assert (done.code, done.stdout) == (3, data * 6)
