@@ -2,7 +2,8 @@
 # Build the static programs that go into guests, for every architecture: bin/NAME.ARCH.
 #
 # The compiler is the wheel that pyproject.toml pins, so that anybody gets the same bytes (tests/test_inside.py compares
-# them). PYTHON names the interpreter that has it; the first argument names another folder for the results.
+# them). It makes its C library anew for every other choice of flags: these are the launcher's and the updater's, too.
+# PYTHON names the interpreter that has it; the first argument names another folder for the results.
 set -eu
 cd "$(dirname "$0")"
 out=${1:-bin}
@@ -11,7 +12,8 @@ build() { # NAME SOURCE...
     shift
     for arch in x86_64 aarch64; do
         "${PYTHON:-python3}" -m ziglang cc -target "$arch-linux-musl" -std=c99 -Os -static -s -Wall -Wextra -Werror \
-            -ffunction-sections -fdata-sections -Wl,--gc-sections -Wl,--build-id=none -o "$out/$name.$arch" "$@"
+            -ffunction-sections -fdata-sections -fno-asynchronous-unwind-tables -fno-unwind-tables \
+            -Wl,--gc-sections -Wl,--build-id=none -o "$out/$name.$arch" "$@"
     done
 }
 build agent agent.c builtin.c bulk.c command.c follow.c health.c renew.c sha256.c tail.c \
