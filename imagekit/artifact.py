@@ -58,7 +58,7 @@ class Format:
 
     write: Callable[..., dict[str, "Written"]]  # (tree, *, job: Job) -> role -> bytes in the store
     suffixes: Mapping[str, str]  # role -> file name suffix: {"kernel": ".kernel", ...}
-    kind: str  # "root", "disk" or "kernel"
+    kind: str  # "root", "disk", "kernel"; "update" of a disk
     bootable: bool = True  # whether it needs a kernel in the tree
     arches: tuple[str, ...] = ("x86_64", "aarch64")  # that it exists for
     firmware: tuple[str, ...] = ()  # what starts it as it is: "bios", "uefi", "raspi3b", "raspi4b"; () for none
@@ -70,7 +70,7 @@ class Format:
 
     def has_root_on_disk(self, layout: Layout) -> bool:
         """Whether what it writes mounts its root from a disk."""
-        if self.kind == "disk":
+        if self.kind in ("disk", "update"):
             return layout.root != "initrd" and not self.in_memory
         return self.kind == "kernel" and "root" in self.suffixes
 
@@ -87,6 +87,7 @@ class Job:
     boot_keys: BootKeys | None = None  # where the layout is protected by what they sign
     tools: Callable[..., Any] = field(default=_no_tools, repr=False)  # (*names) -> toolbox.Tools
     say: Callable[[str], None] = field(default=_say_nothing, repr=False)  # a progress line
+    key: Key | None = field(default=None, repr=False)  # what a format signs in itself: an update
 
 
 @dataclass(frozen=True)

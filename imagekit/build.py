@@ -67,10 +67,10 @@ def artifact(
         if made is None:
             say(f"{image.name} {arch}: composing")
             packages = supply.packages(image, lock, arch, folder=folder, store=store, say=say)
-            whole = _compose(image, packages, folder=folder, arch=arch, store=store)
+            whole = _updatable(_compose(image, packages, folder=folder, arch=arch, store=store), image, arch, key)
             say(f"{image.name} {arch}: writing {format}")
             bring = partial(_tools, pinned, store, say)
-            job = Job(image.name, image.version, arch, store, image.disk, boot_keys, bring, say)
+            job = Job(image.name, image.version, arch, store, image.disk, boot_keys, bring, say, key)
             made = _write(whole, packages, job=job, format=format, place=place, key=key,
                           asked={"definition": definition, "lock": lock.digest, "suite": image.suite})  # fmt: skip
     return made
@@ -194,6 +194,14 @@ def _compose(image: Image, packages: list[tuple[Pin, Package]], *, folder: Path,
         hardened.check_tree(whole, image.disk)
     names = offer.assets(image, arch)
     return whole.override(assets.tree(names, _bringing(names, packages, arch))) if image.kernel else whole
+
+
+def _updatable(whole: Tree, image: Image, arch: str, key: Key) -> Tree:
+    """The tree of an image in two slots with what installs updates, which the key signs unless the image says whose."""
+    if image.disk.slots == 1 or not image.kernel:
+        return whole
+    added = early.updates(image, arch, keys=[key])
+    return whole.override(added.without([early.UPDATE_KEYS]) if early.UPDATE_KEYS in whole else added).complete()
 
 
 def _bringing(names: list[str], packages: list[tuple[Pin, Package]], arch: str) -> list[Package]:

@@ -12,6 +12,9 @@ In the guest:
     /etc/imagekit/table              a line per service: NAME, milliseconds to stop, what it comes after, condition
     /etc/imagekit/ready/NAME         the command of a command: condition
     /usr/lib/imagekit/boot           all of this is done by it, also /usr/sbin/poweroff, reboot, halt (inside/boot.c)
+    /usr/lib/imagekit/slots          of an image in two slots, also /usr/sbin/imagekit-update (inside/slots/); it reads
+                                     /etc/imagekit/slots (lines name, version, architecture, generation) and update.pub,
+                                     keys of which one must have signed an update (docs/updates.md)
     /usr/lib/imagekit/attest         of a protected image, also /usr/sbin/imagekit-attest (inside/attestor.c)
 
 An initrd whose root lies on a disk has /init, kernel modules and nothing else (`initrd`). It reads of the kernel's
@@ -62,6 +65,7 @@ from typing import NamedTuple
 from imagekit.channel import AGENT
 from imagekit.errors import Defect, Problem
 from imagekit.image import Image, Service, Static, Step, argv
+from imagekit.key import Key
 from imagekit.layout import Layout
 from imagekit.tree import Entry, Tree, directory, file, symlink
 
@@ -71,6 +75,7 @@ OWNER = "imagekit"
 SHELL = "/usr/bin/busybox"
 BOOT = "/usr/lib/imagekit/boot"
 ATTEST = "/usr/lib/imagekit/attest"
+UPDATES = "/usr/lib/imagekit/slots"
 NAMES = (
     "/init",
     *(f"/etc/runit/{name}" for name in ("1", "2", "3", "ctrlaltdel")),
@@ -82,6 +87,7 @@ MODULES = f"{SETTINGS}/modules"
 TABLE = f"{SETTINGS}/table"
 SEALED = "/usr/lib/imagekit/sealed"  # is /init where a root is checked or a disk opened (disk/guarded)
 SEAL, DATA = f"{SETTINGS}/seal", f"{SETTINGS}/data.ext4"
+SLOTS, UPDATE_KEYS = f"{SETTINGS}/slots", f"{SETTINGS}/update.pub"
 INITRD = f"{SETTINGS}/initrd"  # tells /init that it has to find the root first
 MOUNTED = ("/proc", "/sys", "/dev", "/run", "/tmp", "/root")
 KEPT = re.compile(
@@ -147,7 +153,7 @@ def tree(image: Image, arch: str, *, modules: Sequence[str]) -> Tree:
 def initrd(whole: Tree) -> Tree:
     """Of a bootable tree what its initrd needs when the root lies on a disk: the boot program and kernel modules."""
     listed, first = whole.read(MODULES).decode().splitlines(), SEALED if SEALED in whole else BOOT
-    kept = (first, MODULES, *listed)
+    kept = (first, MODULES, *listed, *(path for path in (UPDATES, SLOTS) if path in whole))
     if lost := [path for path in kept if path not in whole]:
         raise Problem(f"{lost[0]} is not in the tree, without which no root on a disk is found")
     folders = {path: directory(owner=OWNER) for path in MOUNTED}
@@ -220,6 +226,20 @@ def program(name: str, arch: str) -> Entry:
 def _attestation(arch: str) -> Mapping[str, Entry]:
     """What a protected image proves by that it is what was built."""
     return {ATTEST: program("attest", arch), "/usr/sbin/imagekit-attest": symlink(ATTEST, owner=OWNER)}
+
+
+def updates(image: Image, arch: str, *, keys: Sequence[Key]) -> Tree:
+    """What an image in two slots is updated by, and the keys that may sign an update where it names none itself."""
+    generation = image.disk.seal.generation if image.disk.seal else 0
+    about = f"name {image.name}\nversion {image.version}\narchitecture {arch}\ngeneration {generation}\n"
+    return Tree(
+        {
+            SLOTS: _text(about),
+            UPDATE_KEYS: _text("".join(Key(key.number, key.public).public_text() for key in keys)),
+            UPDATES: program("slots", arch),
+            "/usr/sbin/imagekit-update": symlink(UPDATES, owner=OWNER),
+        }
+    )
 
 
 def _network(image: Image) -> Mapping[str, Entry]:

@@ -29,7 +29,7 @@ ARGUMENTS: dict[str, str] = {  # the kernel's: a pattern of the word -> what it 
     r"r?d?init=.*": "starts another program first",
     r"initrd=.*": "has an initrd loaded that nobody signed",
     r"root=.*": "names a root that nobody checks",
-    r"imagekit\..*": "is said by imagekit alone",
+    r"imagekit\.(?!health=).*": "is said by imagekit alone",
     r"single|[sS1]": "is a shell in place of the services",
     r"emergency|rescue": "is a shell in place of the services",
     r"systemd\.debug[-_]shell(?:=.*)?": "is a shell on a console",

@@ -28,7 +28,7 @@ def drivers(image: Image, arch: str) -> tuple[str, ...]:
 
 def disks(image: Image, arch: str) -> list[Format]:
     """Those that write a disk which the root lies on."""
-    return [f for f in formats(image, arch) if f.kind == "disk" and f.has_root_on_disk(image.disk)]
+    return [f for f in formats(image, arch) if f.kind in ("disk", "update") and f.has_root_on_disk(image.disk)]
 
 
 def left_out(image: Image) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -9,9 +9,11 @@ from hashlib import sha256
 from pathlib import Path
 from uuid import UUID
 
+from toy_program import program
+
 from imagekit import early, key, slots
 from imagekit.arch import host
-from imagekit.disk import fat, fatfiles, gpt, updatefile, verity
+from imagekit.disk import fat, fatfiles, gpt, pe, updatefile, verity
 from imagekit.disk.sparse import Piece, Sparse, laid, of_file
 from imagekit.key import Key
 
@@ -32,14 +34,23 @@ class Release:
     arch: str = "x86_64"
     generation: int = 0
     blocks: int = 700  # of the root; 0 has it in the UKI
-    uki_size: int = 3 * MIB + 77
+    uki_size: int = 3 * MIB + 77  # of its kernel
 
     def _bytes(self, what: str, size: int) -> bytes:
         return random.Random(f"{self.name} {self.version} {what}").randbytes(size)
 
     @cached_property
     def uki(self) -> bytes:
-        return self._bytes("uki", self.uki_size)
+        """Arguments as the kernel gets them, and something large."""
+        told = {".cmdline": self.arguments.encode(), ".linux": self._bytes("uki", self.uki_size)}
+        return pe.uki(program(), {".osrel": b"", **told})
+
+    @cached_property
+    def arguments(self) -> str:
+        """Of the kernel."""
+        root_hash = self.hashes.root_hash.hex()
+        found = f"imagekit.verity={SALT.hex()}:{self.blocks}:{root_hash}:restart" if root_hash else ""
+        return f"console=ttyS0 {found} quiet"
 
     @cached_property
     def root(self) -> Sparse:
@@ -54,7 +65,7 @@ class Release:
         made = self.hashes
         return updatefile.Said(
             self.name, self.version, self.arch, self.generation, made.root_hash.hex(),
-            SALT.hex() if self.blocks else "", self.blocks * verity.BLOCK, len(made.device), self.uki_size,
+            SALT.hex() if self.blocks else "", self.blocks * verity.BLOCK, len(made.device), len(self.uki),
         )  # fmt: skip
 
     def update(self, signer: Key = KEY) -> bytes:
@@ -99,9 +110,7 @@ def settings(folder: Path, release: Release, *keys: Key) -> Path:
     text = f"name {release.name}\nversion {release.version}\narchitecture {release.arch}\n"
     (folder / "slots").write_text(f"{text}generation {release.generation}\n")
     (folder / "update.pub").write_text("".join(one.public_text() for one in keys or (KEY,)))
-    root_hash = release.hashes.root_hash.hex()
-    verity_argument = f"imagekit.verity={SALT.hex()}:{release.blocks}:{root_hash}:restart" if root_hash else ""
-    (folder / "cmdline").write_text(f"console=ttyS0 {verity_argument} quiet\n")
+    (folder / "cmdline").write_text(f"{release.arguments}\n")
     return folder
 
 

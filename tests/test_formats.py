@@ -3,6 +3,7 @@
 import io
 import subprocess
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,8 @@ from imagekit.artifact import Job
 from imagekit.disk import cmdline, pe
 from imagekit.errors import Problem
 from imagekit.formats import tar
+from imagekit.key import from_seed
+from imagekit.layout import Layout
 from imagekit.stores.directory import open_store
 from imagekit.tree import Tree, file
 
@@ -52,7 +55,9 @@ def fitting(plug, tree=BOOTABLE):
 def write(tree, store, format):
     """Of the first architecture that the format exists for."""
     plug = plugs.load("formats", format)
-    return plug.write(fitting(plug, tree), job=job_of(store, plug.arches[0]))
+    layout = Layout(slots=2 if format == "update" else 1)
+    job = replace(job_of(store, plug.arches[0]), key=from_seed(bytes(32)), layout=layout)
+    return plug.write(fitting(plug, tree), job=job)
 
 
 def written(tree, store, format):

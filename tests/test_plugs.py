@@ -56,7 +56,8 @@ def test_a_format_can_be_started_by_some_target(name: str) -> None:
     plug = plugs.load("formats", name)
     assert plug.suffixes
     assert all(suffix.startswith(".") for suffix in plug.suffixes.values())
-    assert any(plug.kind in plugs.load("targets", target).kinds for target in plugs.names("targets"))
+    kinds = {kind for target in plugs.names("targets") for kind in plugs.load("targets", target).kinds}
+    assert plug.kind in kinds | {"update"}  # which is for a disk that has been started before
 
 
 @pytest.mark.parametrize("name", plugs.names("targets"))

@@ -43,6 +43,7 @@ MIB = 1 << 20
 DATA_SIZE = 64 * MIB  # bytes of the sealed partition as it is shipped
 DATA_SYSTEM = 16 * MIB  # of the file system that the first boot begins with
 LOADER = "/boot/loader"
+AGAIN = 10  # seconds
 RECORD = struct.Struct("<QQ")
 
 
@@ -94,9 +95,9 @@ def slot(tree: Tree, *, job: Job) -> Slot:
     """The UKI of a bootable tree, and its root if that is checked."""
     checked = root(rooted.without_boot(tree), seed=tree.digest, job=job) if job.layout.verity else None
     if checked:
-        told = uki.arguments(tree, job=job, words=arguments(checked, job=job))
+        told = uki.arguments(tree, job=job, words=(*arguments(checked, job=job), *_again(tree, job)))
     else:
-        told = uki.arguments(tree, job=job, **rooted.where(tree, job=job))
+        told = uki.arguments(tree, job=job, words=_again(tree, job), **rooted.where(tree, job=job))
     return Slot(program(tree, rooted.initrd(tree, job=job), arguments=told, job=job), checked)
 
 
@@ -120,6 +121,12 @@ def arguments(of: Root, *, job: Job) -> tuple[str, ...]:
         raise Defect("a root has hashes, and the layout wants none")
     told = f"{of.salt.hex()}:{of.blocks}:{of.hashes.root_hash.hex()}:{job.layout.verity.corrupted}"
     return (f"rootfstype={job.layout.root}", f"imagekit.verity={told}")
+
+
+def _again(tree: Tree, job: Job) -> tuple[str, ...]:
+    """An image that may have another one to fall back to starts again where its kernel, or its initrd, gives up."""
+    has_own = " panic=" in f" {tree.read(uki.CMDLINE).decode('utf-8', 'replace')}"
+    return (f"panic={AGAIN}",) if job.layout.slots > 1 and not has_own else ()
 
 
 def program(tree: Tree, whole: Tree, *, arguments: str, job: Job) -> list[bytes | Stored]:

@@ -10,6 +10,17 @@ static void name_host(void)
     close(file);
 }
 
+/* Beside all else: does an image that is new in its slot prove itself? (slots/watch.c) */
+static void watch_slot(void)
+{
+    static char *argv[] = {"slots", "watch", NULL}, *env[] = {PATH, NULL};
+    if (access("/etc/imagekit/slots", F_OK) || fork()) return;
+    setsid();
+    execve("/usr/lib/imagekit/slots", argv, env);
+    complain("cannot run slots: %s", strerror(errno));
+    _exit(1);
+}
+
 /* Run once, or twice where an initrd finds the root first: events tell that what it prepared has come along. */
 int init(char **words)
 {
@@ -20,6 +31,7 @@ int init(char **words)
     name_host();
     set_network(); /* its lease comes while we go on */
     grow_changes();
+    watch_slot();
     execve("/usr/sbin/runit", argv, env);
     complain("cannot run runit: %s", strerror(errno));
     return 1;

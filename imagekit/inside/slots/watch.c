@@ -1,8 +1,9 @@
 /* Health: an image that was started for trial keeps its place when all its services are ready, and else is left.
 
    systemd-boot takes a try off the name of its UKI before each start, and starts another one when none is left. When
-   all services are ready, the UKI is named without tries. When a service fails before that, when a step of onboot does,
-   or when it takes longer than imagekit.health=SECONDS of the kernel's arguments, the machine is started again. */
+   all services are ready, and ten seconds later none has ended with an error, the UKI is named without tries. When a
+   service fails, when a step of onboot does, or when it takes longer than imagekit.health=SECONDS of the kernel's
+   arguments, the machine is started again. */
 
 #include "slots.h"
 #include <signal.h>
@@ -12,7 +13,7 @@
 #define REBOOT "/run/runit.reboot"
 #define STOP "/run/runit.stopit"
 
-enum { PATIENCE = 300, DISK_PATIENCE = 30, GRACE = 60 }; /* seconds */
+enum { PATIENCE = 300, DISK_PATIENCE = 30, SETTLED = 10, GRACE = 60 }; /* seconds */
 
 static struct disk disk;
 static struct settings settings;
@@ -51,16 +52,32 @@ static int64_t patience(void)
     return 1000 * (int64_t)(seconds > 0 ? seconds : PATIENCE);
 }
 
-/* Why the image is not healthy, "" when it is. */
+/* How often a service has ended with an error. */
+static int crashes(void)
+{
+    char line[LONGEST + 64];
+    int code, found = 0;
+    FILE *file = fopen(EVENTS, "re");
+    while (file && fgets(line, sizeof line, file)) found += sscanf(line, "%*s service exit %*s %d", &code) == 1 && code;
+    if (file) fclose(file);
+    return found;
+}
+
+/* Why the image is not healthy, "" when it is, NULL when it is left open: whoever ends the machine may do so. */
 static const char *wait_for_health(void)
 {
     int64_t end = milliseconds() + patience();
+    int is_ready = 0, crashed = 0;
     for (;; wait_for_growth(end)) {
-        if (count("ready")) return "";
         if (count("service failed")) return "a service failed";
         if (count("onboot failed")) return "a step of onboot failed";
-        if (count("shutdown")) return "it was shut down before";
-        if (milliseconds() >= end) return "it took too long";
+        if (count("shutdown")) return NULL;
+        if (is_ready && crashes() > crashed) return "a service ended as soon as it was ready";
+        if (milliseconds() >= end) return is_ready ? "" : "it took too long";
+        if (is_ready || !count("ready")) continue;
+        is_ready = 1;
+        crashed = crashes();
+        end = milliseconds() + SETTLED * 1000;
     }
 }
 
@@ -104,9 +121,9 @@ int watch(char **words)
     if (wrong) complain("updates are not possible: %s", wrong);
     if (wrong || disk.uki[running()].left < 0) return !!wrong;
     event("slot trying %s_%s: %d tries left", settings.name, settings.version, disk.uki[running()].left);
-    mark(REBOOT, 1); /* whatever ends it before it is healthy starts it again */
+    mark(REBOOT, 1); /* what ends it before it is healthy starts it again, unless somebody powers it off */
     const char *why = wait_for_health();
-    return *why ? leave(why) : stay();
+    return !why ? 0 : *why ? leave(why) : stay();
 }
 
 /* Whether what runs has proven itself in an earlier boot, for the initrd: code 0. */
