@@ -222,6 +222,11 @@ def test_words_that_do_not_fit_the_digest_are_marked():
         (VARIABLE, bytes(16) + struct.pack("<QQ", 1 << 62, 1 << 62), "event of type 0x80000001"),
         (eventwords.APPLICATION, bytes(24) + struct.pack("<Q", 1 << 63), "program from memory"),
         (eventwords.APPLICATION, bytes(24) + struct.pack("<QBBH", 4, 4, 4, 0), "program from memory"),
+        (
+            eventwords.APPLICATION,
+            struct.pack("<QQQQ", 0, 9, 0, 1 << 18) + b"\1\2\4\0" * (1 << 16),
+            "program from memory",
+        ),
         (IPL, b"grub_cmd: ls \x1b[2J\0", "grub_cmd: ls \\x1b[2J"),
         (IPL, "section‮".encode("utf-16le"), "section\\u202e"),
         (eventwords.EFI_ACTION, b"x" * 999, "action: " + "x" * 149 + "..."),

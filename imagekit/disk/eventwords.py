@@ -167,12 +167,13 @@ def device_path(data: bytes) -> str:
 
 
 def _nodes(data: bytes) -> Iterator[tuple[int, int, bytes]]:
-    while len(data) >= NODE.size:
-        kind, sub, size = NODE.unpack_from(data)
-        if kind == 0x7F or not NODE.size <= size <= len(data):
+    at = 0
+    while at + NODE.size <= len(data):
+        kind, sub, size = NODE.unpack_from(data, at)
+        if kind == 0x7F or not NODE.size <= size <= len(data) - at:
             return
-        yield kind, sub, data[NODE.size : size]
-        data = data[size:]
+        yield kind, sub, data[at + NODE.size : at + size]
+        at += size
 
 
 def _ascii(data: bytes) -> str:
@@ -184,7 +185,7 @@ def _utf16(data: bytes) -> str:
 
 
 def _short(text: str) -> str:
-    text = printable(text)
+    text = printable(text[: MOST_SHOWN + 1])
     return text if len(text) <= MOST_SHOWN else text[: MOST_SHOWN - 3] + "..."
 
 
