@@ -25,7 +25,7 @@ from imagekit.tree import Tree, file
 MIB = 1 << 20
 KEYS = BootKeys(Path(__file__).parents[1] / "fixtures/keys/boot")
 STUB = program(text="\0systemd-stub 252.39-1~deb12u1\0".encode("utf-16le"))
-LOADER = pe.uki(program(), {".osrel": b"a program without a signature"})
+LOADER = pe.uki(program(text="\0systemd-boot 252.39-1~deb12u1\0".encode("utf-16le")), {})
 TREE = BOOTABLE.override(
     Tree(
         {

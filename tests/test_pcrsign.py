@@ -87,7 +87,7 @@ def test_a_stub_measures_what_its_version_did():
 
 
 @pytest.mark.parametrize(
-    ("data", "said"), [(b"MZ", "no stub of systemd"), (program(253), "systemd 253 measures is not known")]
+    ("data", "said"), [(b"MZ", "is no systemd-stub"), (program(253), "what systemd-stub 253 measures is not known")]
 )
 def test_of_other_stubs_nothing_is_said(data, said):
     with pytest.raises(Problem, match=said):

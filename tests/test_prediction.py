@@ -1,5 +1,6 @@
 """What PCRs will be, told from programs alone: by the names that real logs have, and what moves which."""
 
+import json
 import subprocess
 from hashlib import sha256
 from pathlib import Path
@@ -10,14 +11,16 @@ from toy_program import program
 from imagekit import toolbox, tpm
 from imagekit.bootkeys import BootKeys
 from imagekit.disk import authenticode, eventlog, pcrsign, pe, prediction
+from imagekit.disk.uki import CMDLINE, KERNEL, STUB, contents, programs
 from imagekit.errors import Problem
+from imagekit.store import flow
 from imagekit.stores.directory import open_store
+from imagekit.tree import Tree, file
 
 HOME = Path(__file__).parents[1]
 KEYS = BootKeys(HOME / "fixtures/keys/boot")
 PAIR, SIGNER = KEYS.pair(), KEYS.signer()
 VARIABLES = prediction.enrolled(KEYS)
-LOADER = authenticode.strip(pe.uki(program(text=b"a boot loader"), {}))
 BOOT, ENTRY = "EFI/BOOT/BOOTX64.EFI", "EFI/Linux/formats_1.efi"
 SECTIONS = {
     ".osrel": b"ID=toy\n",
@@ -28,9 +31,17 @@ SECTIONS = {
 }
 
 
-def beginning(version: int = 252) -> bytes:
-    """A stub of systemd, as far as it tells its version."""
-    return program(text="\0systemd-stub ".encode("utf-16le") + f"{version}.1\0".encode("utf-16le"))
+def beginning(version: int = 252, *, of: str = "systemd-stub") -> bytes:
+    """A stub of systemd, as far as it tells its version; real ones have that in another section than .sbat."""
+    return program(text=f"\0{of} {version}.1\0".encode("utf-16le"), name=b".sbat")
+
+
+def loader(version: int = 252) -> bytes:
+    """The same of systemd-boot."""
+    return pe.uki(beginning(version, of="systemd-boot"), {})
+
+
+LOADER = loader()
 
 
 def uki(*, version=252, signed=True, approved=True, generation=0, **changed) -> bytes:
@@ -38,32 +49,35 @@ def uki(*, version=252, signed=True, approved=True, generation=0, **changed) -> 
     sections = {**SECTIONS, **{f".{name}": data for name, data in changed.items()}}
     parts = {name: [data] for name, data in sections.items() if data is not None}
     if approved:
-        approval = pcrsign.Approval(SIGNER, generation)
-        parts |= pcrsign.sections(parts, of=beginning(version), approval=approval)
+        own = {name: [data] for name, data in pe.sections(beginning(version)).items()}
+        parts |= pcrsign.sections(
+            {**own, **parts}, of=beginning(version), approval=pcrsign.Approval(SIGNER, generation)
+        )
     made = pe.uki(beginning(version), {name: b"".join(data) for name, data in parts.items()})
     return b"".join(authenticode.signed([made], PAIR)) if signed else made
 
 
-def booted(made: bytes, *, loader: bool = False) -> prediction.Prediction:
-    """What is predicted of a machine that starts it, by systemd-boot or at once."""
-    loads = b"".join(authenticode.signed([LOADER], PAIR))
-    programs = {BOOT: [loads], ENTRY: [made]} if loader else {BOOT: [made[:999], made[999:]]}
+def booted(made: bytes, *, by: int = 0) -> prediction.Prediction:
+    """What is predicted of a machine that starts it, by this version of systemd-boot or at once."""
+    programs = {BOOT: [loader(by)], ENTRY: [made]} if by else {BOOT: [made[:999], made[999:]]}
     return prediction.of(programs, variables=VARIABLES)
 
 
 @pytest.mark.parametrize(
-    ("log", "arch", "signed", "approved", "loader"),
+    ("log", "arch", "version", "signed", "approved", "by"),
     [
-        ("x86_64-secure", "X64", True, True, False),
-        ("aarch64-secure-loader", "AA64", True, True, True),
-        ("x86_64-loader", "X64", False, True, True),
-        ("x86_64", "X64", False, False, False),
-        ("aarch64", "AA64", False, False, False),
+        ("x86_64-secure", "X64", 252, True, True, 0),
+        ("aarch64-secure-loader", "AA64", 252, True, True, 252),
+        ("x86_64-loader", "X64", 252, False, True, 252),
+        ("x86_64", "X64", 252, False, False, 0),
+        ("aarch64", "AA64", 252, False, False, 0),
+        ("x86_64-257", "X64", 257, False, True, 0),
+        ("x86_64-257-secure-loader", "X64", 257, True, True, 257),
     ],
 )
-def test_the_steps_are_those_of_real_boots(log, arch, signed, approved, loader):
+def test_the_steps_are_those_of_real_boots(log, arch, version, signed, approved, by):
     real = eventlog.parse((HOME / f"fixtures/eventlogs/{log}.log").read_bytes())
-    told = booted(uki(signed=signed, approved=approved), loader=loader)
+    told = booted(uki(version=version, signed=signed, approved=approved), by=by)
     assert set(told.pcrs) == ({4, 7, 9, 11, 12} if signed else {4, 9, 11, 12})
     for pcr in told.pcrs:
         ours = [each.name.replace("X64", arch) for each in told.of(pcr)]
@@ -101,6 +115,19 @@ def test_a_difference_is_told_by_name():
     ]
 
 
+@pytest.mark.parametrize("version", [252, 257])
+def test_what_is_signed_is_what_will_be_measured(version):
+    tree = Tree(
+        {STUB: file(beginning(version)), KERNEL: file(SECTIONS[".linux"]), CMDLINE: file(b"quiet\n")}
+    ).complete()
+    approval = pcrsign.Approval(SIGNER, 3)
+    pieces = contents(tree, [b"an initrd"], arguments="quiet", of=programs(tree, arch="x86_64"), approval=approval)
+    made = b"".join(flow(pieces))
+    value = prediction.of({BOOT: [made]}).values()[11]
+    signed = json.loads(pe.sections(made)[".pcrsig"])["sha256"][0]["pol"]
+    assert signed == pcrsign.policy(value, key=approval.name, generation=3).hex()
+
+
 def test_with_secure_boot_off_the_kernel_is_measured_too_and_nothing_is_believed():
     told = booted(uki(signed=False))
     assert told.of(4)[-1].digest == authenticode.digest([SECTIONS[".linux"]])
@@ -109,9 +136,9 @@ def test_with_secure_boot_off_the_kernel_is_measured_too_and_nothing_is_believed
 
 def test_arguments_are_measured_once_more_by_each_who_hands_them_over():
     wide = sha256((SECTIONS[".cmdline"].decode() + "\0").encode("utf-16le")).digest()
-    values = [booted(uki(signed=signed), loader=loader).values()[12] for signed, loader in
-              ((True, False), (False, False), (True, True), (False, True))]  # fmt: skip
-    assert values == [tpm.replayed([wide] * times) for times in (0, 0, 1, 2)]
+    ways = ((True, 0), (False, 0), (True, 252), (False, 252), (True, 257), (False, 257))
+    values = [booted(uki(signed=signed), by=by).values()[12] for signed, by in ways]
+    assert values == [tpm.replayed([wide] * times) for times in (0, 0, 1, 2, 0, 0)]
 
 
 def test_the_public_key_and_the_signature_reach_the_initrd_as_archives(tmp_path):
@@ -125,7 +152,6 @@ def test_the_public_key_and_the_signature_reach_the_initrd_as_archives(tmp_path)
 
 
 def test_of_what_was_not_seen_less_is_told():
-    assert booted(uki(version=257)).pcrs == (7, 11)
     assert booted(uki(uname=b"5.10.0-1")).pcrs == (4, 7, 11, 12)
     assert booted(uki(uname=None)).pcrs == (4, 7, 11, 12)
     assert booted(uki(cmdline=b"\xff")).pcrs == (4, 7, 11)
@@ -147,7 +173,7 @@ def sized(made: bytes, name: bytes, size: int) -> bytes:
     [
         (b"", "no PE header"),
         (LOADER, "is no UKI"),
-        (pe.uki(program(), {".linux": b"MZ"}), "no stub of systemd"),
+        (pe.uki(program(), {".linux": b"MZ"}), "is no systemd-stub"),
         (uki()[:-9], "behind the end of the file|signature does not lie"),
         (sized(uki(), b".linux", 1 << 31), "has 2147483648 bytes, and"),
         (sized(uki(), b".osrel", 1 << 20), "has 1048576 bytes, and 512 in the file"),

@@ -138,14 +138,14 @@ def _partitions(data: bytes) -> Words:
 
 
 def _ipl(data: bytes) -> Words:
-    """What a boot loader measures, in words that it chose; systemd's are UTF-16, GRUB's ASCII."""
+    """What a boot loader measures, in words that it chose; systemd's are UTF-16, GRUB's and Linux' ASCII."""
     is_wide = len(data) > 1 and data[1] == 0
     return Words(_utf16(data) if is_wide else _ascii(data))
 
 
 def _tagged(data: bytes) -> Words:
     _, size = struct.unpack_from("<II", data)
-    return Words(_ascii(data[8 : 8 + size]))
+    return _ipl(data[8 : 8 + size])
 
 
 def device_path(data: bytes) -> str:

@@ -36,7 +36,7 @@ def name(key: rsa.Public) -> bytes:
 
 
 def sections(parts: Parts, *, of: bytes, approval: Approval) -> dict[str, list[bytes | Stored]]:
-    """The two sections that are to be added to these; of: the stub that will measure them."""
+    """The two sections that are to be added to these, all that the program will have; of: the stub that measures."""
     public: list[bytes | Stored] = [approval.signer.public.pem.encode()]
     value = stub.value(stub.measured(stub.digests({**parts, stub.PUBLIC_KEY: public}), version=stub.version(of)))
     return {stub.PUBLIC_KEY: public, stub.SIGNATURE: [signature(value, approval)]}

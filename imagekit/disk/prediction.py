@@ -7,9 +7,9 @@ firmware's log will have for it.
     PCR 11   the sections of the UKI
     PCR 12   arguments that came from elsewhere than the UKI, or through systemd-boot
 
-As OVMF and AAVMF (edk2 2025.02), systemd-boot and systemd-stub 252 and Linux 6.1 measure, seen in logs of real boots on
-x86_64 and aarch64 (fixtures/eventlogs). Of another stub that is known (disk/stub) PCR 11 alone is told, of another
-kernel not PCR 9. Not told is what belongs to a machine: its firmware (0, 2), settings and tables (1), partitions (5).
+As OVMF and AAVMF (edk2 2025.02), systemd-boot and systemd-stub 252 and 257 and Linux 6.1 and 6.12 measure, seen in logs
+of real boots (fixtures/eventlogs). Of an older kernel PCR 9 is not told, and never what belongs to a machine: its
+firmware (0, 2), settings and tables (1), partitions (5).
 """
 
 import re
@@ -28,7 +28,6 @@ from imagekit.store import Stored, flow, size_of
 from imagekit.tpm import Measurement
 
 Pieces = Sequence[bytes | Stored]
-WHOLE_STUBS = (252,)  # of which more than PCR 11 is known
 OLDEST_KERNEL = (6, 1)  # which measures arguments and initrd into PCR 9
 LARGEST_SECTION = 4 << 20  # bytes, of those that are neither kernel nor initrd
 LARGEST_KERNEL = 256 << 20
@@ -39,7 +38,9 @@ GLOBAL, SECURITY = UUID("8be4df61-93ca-11d2-aa0d-00e098032b8c"), UUID("d719b2cb-
 X509, SHA256 = UUID("a5c059a1-94e4-4aa7-87b5-ab155c2bf072"), UUID("c1c41626-504c-4092-aca9-41f936934328")
 # virt-firmware forbids one program that nobody has, because some firmware wants a dbx: SHA-256 of nothing
 NOBODY, NOTHING = UUID("a0baa8a3-041d-48a8-bc87-c36d121b5e3d"), sha256(b"").digest()
-HANDED = ((".pcrsig", "tpm2-pcr-signature.json"), (".pcrpkey", "tpm2-pcr-public-key.pem"))  # in the stub's order
+SIGNED = ((stub.SIGNATURE, "tpm2-pcr-signature.json"), (stub.PUBLIC_KEY, "tpm2-pcr-public-key.pem"))
+HANDED = {252: SIGNED, 257: (*SIGNED, (".osrel", "os-release"))}  # to the initrd, as files, by the stub's version
+MEASURING_LOADERS = (252,)  # systemd-boot hands the arguments of a UKI over and measures them; later it does neither
 INITRD = ".initrd"
 TRAILER = b"070701" + b"0" * 32 + b"00000001" + b"0" * 48 + b"0000000B" + b"0" * 8 + b"TRAILER!!!\0" + bytes(3)
 
@@ -97,9 +98,9 @@ def of(programs: Mapping[str, Pieces], *, variables: Variables | None = None, si
     whole = [(path.replace("/", "\\"), list(pieces)) for path, pieces in programs.items()]
     uki = _uki(whole[-1][1])
     steps = {stub.PCR: stub.measured(uki.digests, version=uki.version)}
-    if uki.version in WHOLE_STUBS:
-        steps[4] = [*_programs(whole), *([] if uki.is_signed else [_kernel(uki)])]
-        steps |= _arguments(uki, hands_over=len(whole) > 1)
+    steps[4] = [*_programs(whole), *([] if uki.is_signed else [_kernel(uki)])]
+    loaders = [stub.version(b"".join(flow(pieces)), of=stub.LOADER) for _, pieces in whole[:-1]]
+    steps |= _arguments(uki, are_handed_over=any(loader in MEASURING_LOADERS for loader in loaders))
     if variables and uki.is_signed:
         steps[7] = _secure_boot(variables, signer or variables.db[0])
     return Prediction(tuple(sorted(steps)), tuple(each for pcr in sorted(steps) for each in steps[pcr]))
@@ -125,7 +126,7 @@ def _uki(pieces: Pieces) -> _Uki:
     if end:
         digests[INITRD] = initrd.digest()
     initrd.update(bytes(-(end - begin) % 4))
-    for section, name in HANDED:
+    for section, name in HANDED[version]:
         if section in contents:
             initrd.update(archive(name, contents[section]))
     is_signed = any(struct.unpack_from("<II", head, image.optional + authenticode.SECURITY))
@@ -172,15 +173,15 @@ def _kernel(uki: _Uki) -> Measurement:
     return Measurement(4, FROM_MEMORY, authenticode.digest(kernel, what="the kernel"), f"{_size(kernel)} bytes")
 
 
-def _arguments(uki: _Uki, *, hands_over: bool) -> dict[int, list[Measurement]]:
-    """PCR 9 and 12. hands_over: systemd-boot hands the arguments over, and measures them; so does the stub if it uses
-    them, which it does not with Secure Boot."""
+def _arguments(uki: _Uki, *, are_handed_over: bool) -> dict[int, list[Measurement]]:
+    """PCR 9 and 12. What systemd-boot hands over it measures, and so does the stub if it uses that: not with Secure
+    Boot."""
     told = uki.contents.get(".cmdline", b"").rstrip(b"\0")
     try:
         wide = (told.decode() + "\0").encode("utf-16le")
     except UnicodeDecodeError:
         return {}  # what the stub makes of it is not known
-    times = (1 if uki.is_signed else 2) if hands_over else 0
+    times = (1 if uki.is_signed else 2) if are_handed_over else 0
     found = {12: [_step(12, "kernel's arguments", wide, told.decode())] * times}
     if _release(uki) >= OLDEST_KERNEL:
         initrd = Measurement(9, "Linux initrd", uki.initrd, f"{uki.initrd_size} bytes, and what the stub adds")

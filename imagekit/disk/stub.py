@@ -22,21 +22,21 @@ SECTIONS = {  # by systemd's version: what its stub measures, in that order
         *(".profile", ".dtbauto", ".hwids"),
     ),
 }
-VERSION = re.compile("systemd-stub ".encode("utf-16le") + b"((?:[0-9]\0){3})")
+STUB, LOADER = "systemd-stub", "systemd-boot"  # what they call themselves, in UTF-16, and then their version
 
 
-def version(program: bytes) -> int:
+def version(program: bytes, *, of: str = STUB) -> int:
     """The version of systemd whose stub this is, or is the beginning of this. Raises Problem when it is no such one.
 
-    It is there as the stub hands it over to the system that it starts: the variable StubInfo.
+    It is there as it is handed over to the system that is started: the variable StubInfo, or LoaderInfo.
     """
-    found = VERSION.search(program)
+    found = re.search(f"{of} ".encode("utf-16le") + b"((?:[0-9]\0){3})", program)
     if not found:
-        raise Problem("the program has no stub of systemd, so that nobody knows what it measures")
+        raise Problem(f"the program is no {of}, so that nobody knows what it measures")
     number = int(found[1].decode("utf-16le"))
     if number not in SECTIONS:
         known = ", ".join(map(str, SECTIONS))
-        raise Problem(f"what the stub of systemd {number} measures is not known", f"known: {known}")
+        raise Problem(f"what {of} {number} measures is not known", f"known: {known}")
     return number
 
 

@@ -53,7 +53,8 @@ def contents(
     }
     kept = {name: data for name, data in sections.items() if any(data)}
     if approval:
-        kept |= pcrsign.sections(kept, of=of.stub, approval=approval)
+        own = {name: [data] for name, data in pe.sections(of.stub, what=STUB).items()}  # some stubs measure .sbat, too
+        kept |= pcrsign.sections({**own, **kept}, of=of.stub, approval=approval)
     return pe.contents(of.stub, kept)
 
 
