@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 INTEGER, BITS, OCTETS, NULL, OID, SEQUENCE, SET = 0x02, 0x03, 0x04, 0x05, 0x06, 0x30, 0x31
+UTC_TIME = 0x17
 
 
 class Value(NamedTuple):

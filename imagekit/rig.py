@@ -62,6 +62,9 @@ class Rig:
     disks: tuple[Disk, ...] = ()
     wires: tuple[Wire, ...] = ()  # empty: the closed user network
     display: bool = False  # a graphics card, so that there is something to take a picture of
+    secure: str = ""  # Secure Boot: "on", "off" with keys enrolled, "setup" with none; "": on for images signed for it
+    boot_keys: Path | None = None  # whose keys the firmware believes; None: those of the option
+    variables: bytes = field(default=b"", repr=False)  # UEFI's, in place of all that: a flash memory, or its beginning
     wait: str = "ready"  # what start() waits for: "ready", "shutdown", "nothing", or "console:REGEX"
     tpm: Tpm | None = None  # None: the machine has none
     fresh: bool = False  # restore the booted state from a template where that can be; facts["fresh"] says how it went

@@ -25,7 +25,7 @@ GROUPS = {
     "qemu-aarch64": Group(("qemu-system-arm",)),
     "qemu-img": Group(("qemu-utils",)),
     "ovmf": Group(("ovmf",), r"/usr/share/OVMF/OVMF_(CODE|VARS)_4M(\.secboot|\.ms)?\.fd"),
-    "aavmf": Group(("qemu-efi-aarch64",), r"/usr/share/AAVMF/AAVMF_(CODE\.no-secboot|VARS)\.fd"),
+    "aavmf": Group(("qemu-efi-aarch64",), r"/usr/share/AAVMF/AAVMF_(CODE\.(no-)?secboot|VARS)\.fd"),
     "swtpm": Group(("swtpm",)),
     "fat": Group(("mtools", "dosfstools", "libc-bin")),  # with the locale C.UTF-8: mcopy writes names by it
     "partitions": Group(("fdisk", "gdisk")),  # the other readers of partition tables
@@ -71,6 +71,8 @@ TOOLS = {  # the lowest version that imagekit was tried with, or the first that 
     "systemd-measure": Tool("measure", "/usr/lib/systemd/systemd-measure", (252,)),
     "sbsign": Tool("sbsign", "/usr/bin/sbsign", (0, 9, 4)),
     "sbverify": Tool("sbsign", "/usr/bin/sbverify", (0, 9, 4)),
+    "sbsiglist": Tool("sbsign", "/usr/bin/sbsiglist", (0, 9, 4)),
+    "sbvarsign": Tool("sbsign", "/usr/bin/sbvarsign", (0, 9, 4)),
     "veritysetup": Tool("verity", "/usr/sbin/veritysetup", (2, 4)),
     "objdump": Tool("binutils", "/usr/bin/objdump", (2, 38)),  # knows programs for UEFI on aarch64
     "skopeo": Tool("oci", "/usr/bin/skopeo", (1, 9)),
@@ -86,5 +88,6 @@ TOOLS = {  # the lowest version that imagekit was tried with, or the first that 
     "ovmf-vars": Tool("ovmf", "/usr/share/OVMF/OVMF_VARS_4M.fd", flag=""),
     "ovmf-vars-ms": Tool("ovmf", "/usr/share/OVMF/OVMF_VARS_4M.ms.fd", flag=""),
     "aavmf-code": Tool("aavmf", "/usr/share/AAVMF/AAVMF_CODE.no-secboot.fd", flag=""),
+    "aavmf-code-secboot": Tool("aavmf", "/usr/share/AAVMF/AAVMF_CODE.secboot.fd", flag=""),
     "aavmf-vars": Tool("aavmf", "/usr/share/AAVMF/AAVMF_VARS.fd", flag=""),
 }

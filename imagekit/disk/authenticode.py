@@ -13,11 +13,12 @@ from collections.abc import Sequence
 from hashlib import sha256
 from typing import NamedTuple
 
-from imagekit import der, rsa
+from imagekit import der, pkcs7, rsa
 from imagekit.der import Value
 from imagekit.disk import pe
 from imagekit.disk.sparse import glance
 from imagekit.errors import Problem
+from imagekit.pkcs7 import ALGORITHM, CONTENT_TYPE, MESSAGE_DIGEST
 from imagekit.rsa import Certificate, Pair
 from imagekit.store import Stored, flow, size_of
 
@@ -27,10 +28,7 @@ CERTIFICATE = struct.Struct("<IHH")  # WIN_CERTIFICATE: length, revision, type
 REVISION, PKCS = 0x0200, 0x0002
 CHECKSUM, DIRECTORIES, SECURITY = 64, 108, 112 + 8 * 4  # offsets in a PE32+ optional header
 MAX_SIGNATURE = 1 << 16  # bytes
-SIGNED_DATA = "1.2.840.113549.1.7.2"
 SPC_INDIRECT, SPC_PE_IMAGE = "1.3.6.1.4.1.311.2.1.4", "1.3.6.1.4.1.311.2.1.15"
-CONTENT_TYPE, MESSAGE_DIGEST = "1.2.840.113549.1.9.3", "1.2.840.113549.1.9.4"
-ALGORITHM = der.make(der.SEQUENCE, der.oid(rsa.SHA256), rsa.NULL)
 OBSOLETE = "<<<Obsolete>>>".encode("utf-16-be")  # SpcLink's one value; every signer writes it
 IMAGE = der.make(  # SpcPeImageData: no flags, no page hashes
     der.SEQUENCE, der.make(der.BITS, b"\0"), der.make(0xA0, der.make(0xA2, der.make(0x80, OBSOLETE)))
@@ -98,34 +96,11 @@ def verify(data: bytes, certificate: Certificate, *, what: str = "the program") 
 
 
 def signature(of: bytes, pair: Pair) -> bytes:
-    """The PKCS #7 of a program that has this digest (RFC 2315, 9.1)."""
+    """The PKCS #7 of a program that has this digest."""
     image = der.make(der.SEQUENCE, der.oid(SPC_PE_IMAGE), IMAGE)
     content = image + der.make(der.SEQUENCE, ALGORITHM, der.make(der.OCTETS, of))
-    attributes = [_attribute(CONTENT_TYPE, der.oid(SPC_INDIRECT)),
-                  _attribute(MESSAGE_DIGEST, der.make(der.OCTETS, sha256(content).digest()))]  # fmt: skip
-    certificate = pair.certificate
-    signer = der.make(
-        der.SEQUENCE,
-        der.integer(1),
-        der.make(der.SEQUENCE, certificate.issuer, certificate.serial),
-        ALGORITHM,
-        der.set_of(attributes, tag=0xA0),
-        der.make(der.SEQUENCE, der.oid(rsa.RSA), rsa.NULL),
-        der.make(der.OCTETS, pair.signer.sign(sha256(der.set_of(attributes)).digest())),
-    )
-    whole = der.make(
-        der.SEQUENCE,
-        der.integer(1),
-        der.make(der.SET, ALGORITHM),
-        der.make(der.SEQUENCE, der.oid(SPC_INDIRECT), der.make(0xA0, der.make(der.SEQUENCE, content))),
-        der.make(0xA0, certificate.whole),
-        der.make(der.SET, signer),
-    )
-    return der.make(der.SEQUENCE, der.oid(SIGNED_DATA), der.make(0xA0, whole))
-
-
-def _attribute(kind: str, value: bytes) -> bytes:
-    return der.make(der.SEQUENCE, der.oid(kind), der.make(der.SET, value))
+    whole = pkcs7.signed_data(pair, content, kind=SPC_INDIRECT)
+    return der.make(der.SEQUENCE, der.oid(pkcs7.SIGNED_DATA), der.make(0xA0, whole))
 
 
 # --- the file -------------------------------------------------------------------------------------------------------
@@ -212,7 +187,7 @@ def _told(whole: bytes, certificate: Certificate, what: str) -> bytes:
 def _signed_data(whole: bytes, certificate: Certificate) -> tuple[Value, list[Value]]:
     """(SpcIndirectDataContent, signers) of a ContentInfo (RFC 2315, 7 and 9.1)."""
     kind, explicit = der.only(whole).parts()
-    _expect(kind.whole == der.oid(SIGNED_DATA), "it is no signed data")
+    _expect(kind.whole == der.oid(pkcs7.SIGNED_DATA), "it is no signed data")
     (data,) = explicit.parts(0xA0)
     version, algorithms, inner, certificates, signers = data.parts()
     _expect(der.natural(version) == 1 and certificates.held(0xA0) == certificate.whole, "it is by another certificate")

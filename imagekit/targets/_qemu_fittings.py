@@ -4,19 +4,25 @@ import os
 import re
 import struct
 import zlib
+from collections.abc import Mapping
 from contextlib import ExitStack
+from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from imagekit import toolbox
+from imagekit import bootkeys, enrolment, toolbox
 from imagekit.errors import Problem, unknown
 from imagekit.guest import GuestProblem, Rig
 from imagekit.rig import Disk
+from imagekit.store import Store
 from imagekit.targets._machine import Machine
 from imagekit.targets._qemu_command import Board
-from imagekit.targets._qemu_disks import Drive, over
+from imagekit.targets._qemu_disks import Drive, Layer, over, overlay
+from imagekit.targets._qemu_load import memory
 
 FIRMWARES = ("direct", "bios", "uefi")
+SECURE = ("", *enrolment.STATES, "setup")
 LEAST_MEMORY = 256  # MiB: OVMF dies without a word where it has 128
 VARIABLES = "_vars"  # the drive of UEFI's variables; no disk can have that name
 MAX_PICTURE = 64 << 20  # bytes
@@ -31,6 +37,9 @@ class Fitting(NamedTuple):
     by_hand: tuple[str, ...] = ()
 
 
+Fittings = tuple[Fitting, ...]
+
+
 class Kit(NamedTuple):
     """What differs between architectures."""
 
@@ -38,11 +47,20 @@ class Kit(NamedTuple):
     graphics: str
     has_bios: bool
     quick: tuple[str, ...] = ()  # what keeps UEFI from waiting for a key
+    measures: bool = True  # whether the firmware that checks nothing tells a TPM what it starts
+    guarded: str = ""  # of the machine, so that the firmware alone can write its variables
+    guard: tuple[str, ...] = ()  # likewise
 
 
 KITS = {
-    "x86_64": Kit("ovmf", "VGA", has_bios=True),
-    "aarch64": Kit("aavmf", "virtio-gpu-pci", has_bios=False, quick=("-boot", "menu=on,splash-time=0")),
+    "x86_64": Kit(
+        "ovmf",
+        "VGA",
+        has_bios=True,
+        guarded=",smm=on",  # without it this firmware hangs and says nothing
+        guard=("-global", "driver=cfi.pflash01,property=secure,value=on"),
+    ),
+    "aarch64": Kit("aavmf", "virtio-gpu-pci", has_bios=False, quick=("-boot", "menu=on,splash-time=0"), measures=False),
 }
 
 
@@ -55,14 +73,37 @@ def wanted(rig: Rig, board: Board) -> tuple[str, ...]:
     if rig.firmware == "bios" and not KITS[board.arch].has_bios:
         raise Problem(f"there is no BIOS for {board.arch}", 'firmware="uefi" is what such machines have')
     if rig.firmware != "uefi":
+        if rig.secure or rig.variables:
+            raise Problem("Secure Boot is UEFI's, and has variables there", 'Rig(firmware="uefi", ...)')
         return ()  # q35 starts a kernel by its BIOS, which is what "direct" means there already
     if rig.memory < LEAST_MEMORY:
         raise Problem(f"UEFI wants {LEAST_MEMORY} MiB of memory, not {rig.memory}", f"Rig(memory={LEAST_MEMORY})")
     name = KITS[board.arch].firmware
-    return (f"{name}-code", f"{name}-vars")
+    return (f"{name}-code{'-secboot' if is_guarded(rig, board) else ''}", f"{name}-vars")
 
 
-def firmware(files: tuple[str, ...], tools: toolbox.Tools, board: Board, held: ExitStack) -> tuple[Fitting, ...]:
+def settled(rig: Rig, manifest: Mapping[str, Any]) -> Rig:
+    """The rig as it is for an image: one that is signed for Secure Boot is started with it."""
+    if rig.secure not in SECURE:
+        raise unknown("state of Secure Boot", rig.secure, SECURE)
+    if rig.secure or rig.variables or rig.firmware != "uefi":
+        return rig
+    is_signed = any(part.get("secure_boot") for part in manifest["parts"])
+    return replace(rig, secure="on") if is_signed else rig
+
+
+def is_guarded(rig: Rig, board: Board) -> bool:
+    """Whether the machine has the firmware that checks what it starts; of aarch64 no other one knows TPMs."""
+    return bool(rig.secure or rig.variables or (rig.tpm and not KITS[board.arch].measures))
+
+
+def board(rig: Rig, board: Board) -> Board:
+    """The machine that the firmware needs."""
+    is_changed = rig.firmware == "uefi" and board.has_slots and is_guarded(rig, board)
+    return board._replace(machine=board.machine_name + KITS[board.arch].guarded) if is_changed else board
+
+
+def firmware(files: tuple[str, ...], tools: toolbox.Tools, rig: Rig, board: Board, held: ExitStack) -> Fittings:
     """UEFI in flash memory that is only read; the variables lie on a drive."""
     if not files:
         return ()
@@ -71,19 +112,36 @@ def firmware(files: tuple[str, ...], tools: toolbox.Tools, board: Board, held: E
     held.callback(os.close, handle)
     node = f"driver=raw,node-name=firmware,read-only=on,file.driver=file,file.filename=/proc/self/fd/{handle}"
     flash = ("-machine", "pflash0=firmware", "-machine", f"pflash1=disk-{VARIABLES}")
-    quick, status = KITS[board.arch].quick, code.stat()
+    kit, status = KITS[board.arch], code.stat()
+    more = (*kit.quick, *(kit.guard if is_guarded(rig, board) else ()))
     by_hand = (
         *("-drive", f"if=pflash,unit=0,format=raw,readonly=on,file={code}"),
         *("-drive", f"if=pflash,unit=1,format=raw,snapshot=on,file={variables}"),
-        *quick,
+        *more,
     )
     identity = (str(code), status.st_size, status.st_mtime_ns)
-    return (Fitting(("-blockdev", node, *flash, *quick), (handle,), identity, by_hand),)
+    return (Fitting(("-blockdev", node, *flash, *more), (handle,), identity, by_hand),)
 
 
-def variables(files: tuple[str, ...], tools: toolbox.Tools, folder: Path, held: ExitStack) -> tuple[Drive, ...]:
-    """UEFI's variables as they are shipped, under an overlay."""
-    return tuple(over(Disk(VARIABLES, source=tools.path(name)), folder, held, is_flash=True) for name in files[1:])
+def variables(
+    files: tuple[str, ...], tools: toolbox.Tools, rig: Rig, store: Store, folder: Path, held: ExitStack
+) -> tuple[Drive, ...]:
+    """UEFI's variables under an overlay: as they are shipped, with keys enrolled, or as somebody gave them."""
+    if not files:
+        return ()
+    template = tools.path(files[1])
+    data = rig.variables
+    if not data and rig.secure in enrolment.STATES:
+        keys = bootkeys.chosen(rig.boot_keys)
+        data = enrolment.variables(template, keys, state=rig.secure, store=store)
+    if not data:
+        return (over(Disk(VARIABLES, source=template), folder, held, is_flash=True),)
+    size = template.stat().st_size  # of the flash memory; what lies behind the end of a file is zeros to QEMU
+    if len(data) > size:
+        raise Problem(f"UEFI's variables: {len(data)} bytes are more than the {size} of the machine's flash memory")
+    layer = Layer(memory(VARIABLES, [data], held), "raw")
+    identity = (VARIABLES, sha256(data).hexdigest(), size)
+    return (Drive(VARIABLES, size, overlay(size, folder, held), (layer,), identity, is_flash=True),)
 
 
 def display(rig: Rig, board: Board, held: ExitStack) -> tuple[Fitting, ...]:

@@ -93,7 +93,7 @@ class Plan:
         files = {part.role: str(self.opened.artifact.path.parent / part.file) for part in self.opened.artifact.parts}
         kernel, initrd = (files.get(role, "") for role in ("kernel", "initrd"))
         is_inside = bool(self.load.kernel) or "disk" not in files  # and no line of QEMU's looks into a file for one
-        if is_inside and not kernel:
+        if (is_inside and not kernel) or _qemu_fittings.is_guarded(self.rig, self.command.board):  # nor makes variables
             rig = ("--memory", str(self.rig.memory), "--firmware", self.rig.firmware)
             return join(["imagekit", "boot", str(self.opened.artifact.path), *rig])
         line = self.command._replace(kernel=kernel, initrd=initrd, cmdline=self.cmdline() if kernel else "")
@@ -111,7 +111,8 @@ class Plan:
 
 def plan(opened: Opened, *, rig: Rig, store: Store) -> Plan:
     """What starts the artifact as the rig says; close it. Raises Problem when that cannot be, and starts nothing."""
-    board = _board(opened, rig)
+    rig = _qemu_fittings.settled(rig, opened.artifact.manifest)
+    board = _qemu_fittings.board(rig, _board(opened, rig))
     _check_firmware(opened, rig)
     memory.check(opened.artifact.manifest, firmware=rig.firmware, memory=board.memory or rig.memory)
     files = _qemu_fittings.wanted(rig, board)
@@ -133,9 +134,9 @@ def plan(opened: Opened, *, rig: Rig, store: Store) -> Plan:
             network=network(opened.artifact.manifest),
             ram=Ram(f"/proc/self/fd/{chip.ram}", is_shared=True) if chip else None,
         )
-        variables = _qemu_fittings.variables(files, tools, folder, held)
+        variables = _qemu_fittings.variables(files, tools, rig, store, folder, held)
         drives = (*variables, *load.drives, *attach(rig.disks, folder, held))
-        firmware = _qemu_fittings.firmware(files, tools, board, held)
+        firmware = _qemu_fittings.firmware(files, tools, rig, board, held)
         display = _qemu_fittings.display(rig, board, held)
         parts = drives, firmware, display, chip
         return Plan(opened, load, rig, store, tools, accelerator, command, *parts, held.pop_all())

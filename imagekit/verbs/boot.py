@@ -46,6 +46,7 @@ def define(verb: ArgumentParser) -> None:
     usage.tools(verb, "QEMU comes from")
     verb.add_argument("--accel", choices=("auto", "kvm", "tcg"), help="default: auto, which asks a probe guest")
     usage.key_option(verb, "key to verify with")
+    usage.boot_keys(verb)
 
 
 VERB = Verb(

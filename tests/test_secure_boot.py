@@ -1,0 +1,190 @@
+"""Secure Boot, for real: firmware starts what the enrolled key signed, and says itself that it starts nothing else."""
+
+import os
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import replace
+from hashlib import sha256
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from fake_rig import opened
+from toy_program import program
+
+from imagekit import Layout, SecureBoot, bootkeys, build, definition, efivars, enrolment, plugs, toolbox
+from imagekit import key as keys
+from imagekit.bootkeys import BootKeys
+from imagekit.disk import authenticode, pe
+from imagekit.errors import Problem, RigProblem
+from imagekit.guest import Rig
+from imagekit.rig import Tpm
+from imagekit.store import flow
+from imagekit.stores.directory import open_store
+from imagekit.targets import _qemu_fittings
+from imagekit.targets._qemu_command import AARCH64, X86_64, Board
+
+KEYS = BootKeys(Path(__file__).parent.parent / "fixtures/keys/boot")
+TOOLS = os.environ.get("IMAGEKIT_TOOLS", "auto")
+REFUSED = "failed to load Boot0001"  # and why
+DENIED = "Access Denied"  # EFI_ACCESS_DENIED, by the handler of image verification
+UNFIT = "Unsupported"  # what is said of our toys where nothing forbids them: they are no program after all
+TOYS = {arch: pe.uki(program(arch), {".linux": bytes(5000), ".cmdline": b"quiet"}) for arch in ("x86_64", "aarch64")}
+KEPT = Path(__file__).parent.parent / "images/kept.py"
+
+
+def unsigned(data: bytes) -> bytes:
+    return data
+
+
+def signed(data: bytes, name: str = "db") -> bytes:
+    return b"".join(flow(authenticode.signed([data], KEYS.pair(name))))
+
+
+def by_another(data: bytes) -> bytes:
+    return signed(data, "KEK")
+
+
+def altered(data: bytes) -> bytes:
+    """A bit of the command line is another one."""
+    return signed(data).replace(b"quiet", b"quieu", 1)
+
+
+def refusal(arch: str, data: bytes, **options: Any) -> str:
+    """What firmware says when it does not start a program that is the only one on a disk."""
+    rig = Rig(tools=TOOLS, accelerator="tcg", wait=f"console:{REFUSED}[^\n]*\n", **options)
+    with opened(arch, uki=data) as artifact:
+        for role in ("kernel", "initrd", "cmdline"):
+            os.close(artifact.handles.pop(role))
+        parts = [part for part in artifact.artifact.manifest["parts"] if part["role"] == "uki"]
+        manifest = {**artifact.artifact.manifest, "format": "uki", "parts": parts}
+        found = replace(artifact, artifact=replace(artifact.artifact, manifest=manifest))
+        with plugs.load("targets", f"qemu_{arch}_uefi").start(found, rig=rig, store=open_store()) as guest:
+            return next(line for line in guest.console.text.splitlines() if REFUSED in line)
+
+
+ROWS: list[tuple[str, Callable[[bytes], bytes], str, str]] = [
+    ("x86_64", unsigned, "on", DENIED),
+    ("x86_64", by_another, "on", DENIED),
+    ("x86_64", altered, "off", UNFIT),
+    ("aarch64", altered, "on", DENIED),
+]
+
+
+@pytest.mark.parametrize(("arch", "change", "state", "words"), ROWS)
+def test_firmware_says_why_it_starts_nothing(
+    arch: str, change: Callable[[bytes], bytes], state: str, words: str
+) -> None:
+    said = refusal(arch, change(TOYS[arch]), secure=state)
+    assert said.endswith(f": {words}")
+
+
+def test_a_program_is_refused_where_other_keys_are_enrolled(tmp_path: Path) -> None:
+    bootkeys.make(tmp_path / "keys")
+    assert DENIED in refusal("aarch64", signed(TOYS["aarch64"]), secure="on", boot_keys=tmp_path / "keys")
+
+
+@pytest.mark.parametrize("arch", ["x86_64", "aarch64"])
+def test_firmware_starts_an_image_that_is_signed(arch: str) -> None:
+    """Nobody asks for Secure Boot here but the image; its kernel has a signature of Debian's alone."""
+    image = replace(definition.load(KEPT), disk=Layout(root="erofs", secure_boot=SecureBoot()))
+    store, key = open_store(), keys.read(KEYS.folder.parent / "test.key")
+    made = build.artifact(image, folder=KEPT.parent, lock=build.read_lock(KEPT), arch=arch, format="raw_efi",
+                          key=key, store=store)  # fmt: skip
+    assert [part["secure_boot"] for part in made.manifest["parts"]] == [
+        sha256(KEYS.certificate("db").whole).hexdigest()
+    ]
+    target = plugs.load("targets", f"qemu_{arch}_uefi")
+    with made.opened(key) as found, target.start(found, rig=Rig(tools=TOOLS, accelerator="tcg"), store=store) as guest:
+        assert guest.http.get("/").text == "0\n"
+        assert guest.facts["by_hand"].startswith("imagekit boot "), "no line of QEMU's enrols keys"
+
+
+@pytest.fixture(scope="module")
+def templates() -> dict[str, Path]:
+    tools = toolbox.tools("ovmf-vars", "aavmf-vars", mode=TOOLS, store=open_store())
+    return {name: tools.path(f"{name}-vars") for name in ("ovmf", "aavmf")}
+
+
+@pytest.mark.parametrize("name", ["ovmf", "aavmf"])
+def test_variables_hold_what_is_believed(name: str, templates: dict[str, Path], tmp_path: Path) -> None:
+    """What virt-firmware writes of the keys is what our own writer makes of them."""
+    store = open_store(tmp_path)
+    made = {state: enrolment.variables(templates[name], KEYS, state=state, store=store) for state in enrolment.STATES}
+    contents = efivars.contents(KEYS)
+    assert [name for name in contents if contents[name] not in made["on"]] == []
+    assert [name for name in contents if contents[name] not in made["off"]] == []
+    assert made["on"] != made["off"]
+    assert not any(content in enrolment.blank(templates[name]) for content in contents.values())
+    assert len(made["on"]) < 1 << 20, "of 64 MiB, which are zeros"
+
+
+def test_variables_are_kept_by_keys_and_template(
+    templates: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_store(tmp_path)
+    made = enrolment.variables(templates["ovmf"], KEYS, store=store)
+    monkeypatch.setattr(enrolment, "PROGRAM", "virt.nowhere")
+    assert enrolment.variables(templates["ovmf"], KEYS, store=store) == made
+    for path in tmp_path.rglob("objects/*/*"):
+        path.chmod(0o600)
+        path.write_bytes(b"bad")
+    with pytest.raises(RigProblem, match=r"virt-firmware enrols no keys: .*virt.*\n.*imagekit\[uefi\]"):
+        enrolment.variables(templates["ovmf"], KEYS, store=store)
+    with pytest.raises(Problem, match=r"unknown state of Secure Boot 'no'"):
+        enrolment.variables(templates["ovmf"], KEYS, state="no", store=store)
+
+
+SIGNED = {"parts": [{"role": "uki", "secure_boot": "00"}]}
+
+
+@pytest.mark.parametrize(
+    ("rig", "manifest", "secure"),
+    [
+        (Rig(firmware="uefi"), {"parts": [{"role": "uki"}]}, ""),
+        (Rig(firmware="uefi"), SIGNED, "on"),
+        (Rig(firmware="uefi", secure="off"), SIGNED, "off"),
+        (Rig(firmware="uefi", variables=b"mine"), SIGNED, ""),
+        (Rig(firmware="direct"), SIGNED, ""),
+    ],
+)
+def test_an_image_that_is_signed_is_started_with_secure_boot(rig: Rig, manifest: dict[str, Any], secure: str) -> None:
+    assert _qemu_fittings.settled(rig, manifest).secure == secure
+
+
+@pytest.mark.parametrize(
+    ("rig", "board", "code"),
+    [
+        (Rig(firmware="uefi"), X86_64, "ovmf-code"),
+        (Rig(firmware="uefi"), AARCH64, "aavmf-code"),
+        (Rig(firmware="uefi", tpm=Tpm()), X86_64, "ovmf-code"),
+        (Rig(firmware="uefi", tpm=Tpm()), AARCH64, "aavmf-code-secboot"),  # the other one measures nothing
+        (Rig(firmware="uefi", secure="setup"), X86_64, "ovmf-code-secboot"),
+        (Rig(firmware="uefi", variables=b"mine"), AARCH64, "aavmf-code-secboot"),
+    ],
+)
+def test_the_firmware_is_the_one_that_can_do_it(rig: Rig, board: Board, code: str) -> None:
+    assert _qemu_fittings.wanted(rig, board)[0] == code
+    machine = _qemu_fittings.board(rig, board).machine_name
+    assert machine == board.machine_name + (",smm=on" if code == "ovmf-code-secboot" else "")
+
+
+@pytest.mark.parametrize(
+    ("rig", "words"),
+    [
+        (Rig(firmware="uefi", secure="yes"), r"unknown state of Secure Boot 'yes'"),
+        (Rig(firmware="bios", secure="on"), "Secure Boot is UEFI's"),
+        (Rig(firmware="direct", variables=b"x"), "Secure Boot is UEFI's"),
+    ],
+)
+def test_secure_boot_that_cannot_be(rig: Rig, words: str) -> None:
+    with pytest.raises(Problem, match=words):
+        _qemu_fittings.wanted(_qemu_fittings.settled(rig, SIGNED), X86_64)
+
+
+def test_variables_fit_the_flash_memory(templates: dict[str, Path], tmp_path: Path) -> None:
+    tools = SimpleNamespace(path=lambda _: templates["ovmf"])
+    rig = Rig(firmware="uefi", variables=bytes(1 << 20))
+    with ExitStack() as held, pytest.raises(Problem, match="1048576 bytes are more than the 540672"):
+        _qemu_fittings.variables(("code", "vars"), tools, rig, open_store(), tmp_path, held)  # type: ignore[arg-type]
