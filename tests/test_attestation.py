@@ -125,6 +125,30 @@ def test_a_reply_with_a_broken_link_is_refused(reply, message):
         proved(reply)
 
 
+def test_no_changed_bit_is_believed():
+    """One of each byte of key, quote, signature and PCRs."""
+    reply = attestation.parse(GOOD)
+    proofs = [(name, getattr(reply, name)) for name in ("key", "quote", "signature")]
+    changes = [(name, data, place) for name, data in proofs for place in range(len(data))]
+    believed = [(name, place) for name, data, place in changes if is_believed(reply, name, flipped(data, place))]
+    for number, value in reply.pcrs.items():
+        pcrs = [{**reply.pcrs, number: flipped(value, place)} for place in range(32)]
+        believed += [(number, place) for place in range(32) if is_believed(reply, "pcrs", pcrs[place])]
+    assert (len(changes), believed) == (88 + 145 + 72, [])
+
+
+def flipped(data, place):
+    return data[:place] + bytes([data[place] ^ 1 << place % 8]) + data[place + 1 :]
+
+
+def is_believed(reply, name, value):
+    try:
+        attestation.prove(reply._replace(**{name: value}), nonce=NONCE, device=None)
+    except Problem:
+        return False
+    return True
+
+
 def test_later_starts_may_have_a_younger_clock():
     assert proved(answered(resets=4, restarts=0, clock=1)).quote.resets == 4
 
