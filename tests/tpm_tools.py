@@ -1,5 +1,6 @@
 """A software TPM and tpm2-tools: what tests ask when they want to know what a TPM says."""
 
+import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -48,7 +49,7 @@ def new_tpm(folder: Path) -> Iterator[Tpm]:
     command = tools.argv("swtpm", "socket", "--tpm2", *where, *sockets)
     process = subprocess.Popen(command, env=tools.env, stderr=subprocess.PIPE)
     try:
-        while not (folder / "tpm").exists() and process.poll() is None:  # it listens, or ends
+        while not _listens(folder / "tpm") and process.poll() is None:
             time.sleep(0.01)
         yield Tpm(folder, tools)
     finally:
@@ -56,3 +57,9 @@ def new_tpm(folder: Path) -> Iterator[Tpm]:
         process.wait()
         if process.stderr:
             process.stderr.close()
+
+
+def _listens(path: Path) -> bool:
+    """The socket is there some time before anybody is behind it."""
+    with socket.socket(socket.AF_UNIX) as door:
+        return not door.connect_ex(str(path))

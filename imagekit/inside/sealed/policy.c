@@ -9,8 +9,6 @@
 
 #include "sealed.h"
 
-#define SIGNATURES "/.extra/tpm2-pcr-signature.json" /* systemd-stub(7) puts the section .pcrsig there */
-
 enum { CC_POLICY_NV = 0x149, CC_POLICY_AUTHORIZE = 0x16a, CC_POLICY_PCR = 0x17f, LOWER_OR_EQUAL = 9 };
 enum {
     OWNERWRITE = 1 << 1,
@@ -150,7 +148,7 @@ const char *find_signature(struct policy *policy)
     static char text[65536];
     uint8_t signed_policy[DIGEST];
     size_t length;
-    int file = open(SIGNATURES, O_RDONLY | O_CLOEXEC);
+    int file = open(policy->signatures, O_RDONLY | O_CLOEXEC);
     ssize_t size = read(file, text, sizeof text - 1);
     close(file);
     if (size <= 0) return "signature";

@@ -23,6 +23,7 @@
 #include <sys/stat.h>
 #include <sys/wait.h>
 
+#define SIGNATURES "/.extra/tpm2-pcr-signature.json" /* systemd-stub(7) puts the section .pcrsig there */
 #define FILES "/etc/imagekit/data.ext4"
 #define SLOTS "/usr/lib/imagekit/slots"
 #define VARIABLES "/sys/firmware/efi/efivars"
@@ -322,17 +323,16 @@ static const char *mount_data(const struct seal *seal, const struct place *place
 
 static const char *open_it(const struct seal *seal, const struct place *root, const char *below)
 {
-    static struct policy policy;
+    static struct policy policy = {.signatures = SIGNATURES};
     struct secret secret;
     struct place place;
     const char *wrong = look_at_tpm(&policy);
     if (policy.tpm.file < 0) return wrong;
     if (!wrong) wrong = find_partition_of(seal, root, &place);
     if (!wrong) wrong = get_secret(seal, &policy, &place, &secret);
-    const char *left = leave(seal, &policy);
+    wrong = leave(seal, &policy, wrong);
     close(policy.tpm.file);
     explicit_bzero(&policy.tpm, sizeof policy.tpm); /* its packets held the key */
-    if (!wrong) wrong = left;
     if (!wrong) wrong = mount_data(seal, &place, secret.key, below);
     explicit_bzero(&secret, sizeof secret);
     return wrong;
@@ -343,7 +343,7 @@ static const char *open_it(const struct seal *seal, const struct place *root, co
 const char *open_sealed(const struct place *root, const char *below)
 {
     struct seal seal;
-    const char *wrong = read_settings(&seal);
+    const char *wrong = read_settings(SEAL, &seal);
     if (!wrong) wrong = open_it(&seal, root, below);
     if (wrong) event("%s sealed: %s", *seal.disk ? seal.disk : "data", wrong);
     else event("%s open", seal.disk);

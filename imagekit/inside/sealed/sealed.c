@@ -17,7 +17,6 @@
 
 #include "sealed.h"
 
-#define SEAL "/etc/imagekit/seal"
 #define ROOT_ON_DISK "/etc/imagekit/initrd"
 
 /* root.c calls it when the root is there, and nothing of it has run. */

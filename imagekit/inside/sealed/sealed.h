@@ -18,7 +18,7 @@ struct seal { /* /etc/imagekit/seal */
     uint8_t modulus[MODULUS];
 };
 
-const char *read_settings(struct seal *seal);
+const char *read_settings(const char *path, struct seal *seal);
 int from_hex(const char *text, size_t length, uint8_t *bytes, size_t size);
 const char *to_hex(const uint8_t *bytes, size_t size, char *text);
 
@@ -28,6 +28,7 @@ enum { KEY_INDEX = 0x01800a00, GENERATION_INDEX, VALUES_INDEX }; /* NV indices o
 
 struct policy { /* of this image, in the state that this machine is in */
     struct tpm tpm;
+    const char *signatures;            /* where they lie */
     uint8_t values[MOST_PCRS][DIGEST]; /* of the PCRs */
     uint8_t name[2 + DIGEST];          /* of the key that signs */
     uint8_t approved[DIGEST], write[DIGEST], read[DIGEST];
@@ -56,7 +57,7 @@ const char *keep_secret(const struct seal *seal, struct policy *policy, const st
 const char *fetch_secret(const struct seal *seal, struct policy *policy, struct secret *secret);
 const char *raise_generation(const struct seal *seal, struct policy *policy);
 const char *disown(struct policy *policy);
-const char *leave(const struct seal *seal, struct policy *policy);
+const char *leave(const struct seal *seal, struct policy *policy, const char *wrong);
 
 /* ---- mapper.c ---- */
 
@@ -93,5 +94,7 @@ const char *read_headers(const char *device, struct headers *headers);
 const char *open_verified(const char *wanted, struct place *place);
 
 /* ---- seal.c ---- */
+
+#define SEAL "/etc/imagekit/seal"
 
 const char *open_sealed(const struct place *root, const char *below);

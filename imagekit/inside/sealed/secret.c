@@ -160,7 +160,7 @@ static const char *check_index(const struct seal *seal, struct policy *policy, i
 static const char *read_generation(struct policy *policy, uint8_t generation[8])
 {
     int code = nv_read(&policy->tpm, GENERATION_INDEX, PASSWORD, generation, 8);
-    if (code) return "generation";
+    if (code) return code == TPM_HANDLE || code == TPM_NV_UNINITIALIZED ? "generation" : tpm_words(code);
     return memcmp(generation, policy->generation, 8) > 0 ? "generation" : NULL;
 }
 
@@ -190,21 +190,28 @@ const char *raise_generation(const struct seal *seal, struct policy *policy)
     return code ? tpm_words(code) : NULL;
 }
 
-/* Put the secret out of reach until the TPM is reset, by two ways: the index is locked, where we may, and PCR 11 is not
-   any more what was signed: it gets what systemd-pcrphase(8) extends it by at this point. */
-const char *leave(const struct seal *seal, struct policy *policy)
+static const char *lock_reading(const struct seal *seal, struct policy *policy)
+{
+    const char *wrong = satisfy(seal, policy, 1);
+    int code = wrong ? 0 : nv_read_lock(&policy->tpm, KEY_INDEX, policy->session);
+    int flushed = flush(&policy->tpm, policy->session);
+    if (wrong) return wrong;
+    return code || flushed ? tpm_words(code ? code : flushed) : NULL;
+}
+
+/* Put the secret out of reach until the TPM is reset, by two ways: the index is locked, and PCR 11 is not any more what
+   was signed: it gets what systemd-pcrphase(8) extends it by at this point. `wrong` is what happened before: where
+   nothing did, nothing of this may fail; else what can be done is, and `wrong` stays. */
+const char *leave(const struct seal *seal, struct policy *policy, const char *wrong)
 {
     static const char WORDS[] = "leave-initrd";
     uint8_t digest[DIGEST];
     struct sha256 s;
-    if (policy->session) {
-        if (!satisfy(seal, policy, 1)) nv_read_lock(&policy->tpm, KEY_INDEX, policy->session);
-        flush(&policy->tpm, policy->session);
-    }
+    const char *open = policy->session ? lock_reading(seal, policy) : NULL;
     sha256_begin(&s);
     sha256_add(&s, WORDS, sizeof WORDS - 1);
     sha256_end(&s, digest);
     int code = pcr_extend(&policy->tpm, SIGNED_PCR, digest);
-    if (!code) code = pcr_read(&policy->tpm, 1U << SIGNED_PCR, policy->values);
+    if (wrong || open) return wrong ? wrong : open;
     return code ? tpm_words(code) : NULL;
 }

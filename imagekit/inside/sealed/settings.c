@@ -113,10 +113,10 @@ static int set(struct seal *seal, const char *name, const char *value)
 }
 
 /* What is wrong with the settings, or NULL; an image that says less than all is none of ours. */
-const char *read_settings(struct seal *seal)
+const char *read_settings(const char *path, struct seal *seal)
 {
     static char line[LONGEST_LINE];
-    FILE *file = fopen("/etc/imagekit/seal", "re");
+    FILE *file = fopen(path, "re");
     int is_wrong = !file, found = 0;
     memset(seal, 0, sizeof *seal);
     while (!is_wrong && fgets(line, sizeof line, file)) {

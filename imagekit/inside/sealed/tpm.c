@@ -170,7 +170,7 @@ static int send_once(struct tpm *tpm)
     if (write_all(tpm->file, p->bytes, p->size) || read_reply(tpm->file, r)) return TPM_BROKEN;
     uint64_t tag = get(r, 2), size = get(r, 4), code = get(r, 4);
     if (size != r->size || code > 0xfff) return TPM_BROKEN;
-    if (code) return (int)code;
+    if (code) return tag == NO_SESSIONS && is_done(r) ? (int)code : TPM_BROKEN; /* a refusal says no more than that */
     if (tag != (uint64_t)(p->bytes[0] << 8 | p->bytes[1])) return TPM_BROKEN;
     if (tpm->made) *tpm->made = (uint32_t)get(r, 4);
     return tag == SESSIONS && take_sessions(r) ? TPM_BROKEN : 0;
