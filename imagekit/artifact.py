@@ -64,7 +64,7 @@ class Format:
     firmware: tuple[str, ...] = ()  # what starts it as it is: "bios", "uefi", "raspi3b", "raspi4b"; () for none
     assets: tuple[str, ...] = ()  # what it needs below /boot: assets.py
     modules: tuple[str, ...] = ()  # of the kernel, all of which it must have, for the machines that it is made for
-    drivers: tuple[str, ...] = ()  # of a disk with the root, those that the kernel has; at least one must be
+    drivers: tuple[str, ...] = ()  # of a disk that is opened, those that the kernel has; at least one must be
     protects: tuple[str, ...] = ()  # the fields of Layout that it honours, of those that protect
     in_memory: bool = False  # a disk whose root is in the initrd, whatever the image's layout says
 

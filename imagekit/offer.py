@@ -22,8 +22,9 @@ def modules(image: Image, arch: str) -> set[str]:
 
 
 def drivers(image: Image, arch: str) -> tuple[str, ...]:
-    """The drivers of the disks that the root lies on."""
-    return tuple(sorted({module for format in disks(image, arch) for module in format.drivers}))
+    """The drivers of the disks that the root lies on, or a partition that is opened."""
+    found = formats(image, arch) if image.disk.seal else disks(image, arch)
+    return tuple(sorted({module for format in found for module in format.drivers}))
 
 
 def disks(image: Image, arch: str) -> list[Format]:

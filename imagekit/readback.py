@@ -121,7 +121,8 @@ READERS = {"kernel_initrd": _initrd, "tar_kernel_initrd": _archived, "tar": _tar
 
 def _started(found: loader.Loaded, arch: str) -> Entries:
     """A tree that is in the initrd whole."""
-    return _booted({"kernel": found.kernel, "initrd": found.initrd, "cmdline": _own(found.arguments, arch)})
+    whole = _booted({"kernel": found.kernel, "initrd": found.initrd, "cmdline": _own(found.arguments, arch)})
+    return ((path, entry) for path, entry in whole if path not in OPENING)
 
 
 def _disk(disk: Sparse, arch: str, *, store: Store) -> Entries:

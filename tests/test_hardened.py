@@ -14,6 +14,7 @@ from imagekit import (
     Step,
     Verity,
     hardened,
+    offer,
     plugs,
     repertoire,
     shells,
@@ -130,3 +131,10 @@ def test_a_protected_tree_has_neither_passwords_nor_the_test_channel():
         with pytest.raises(Problem) as told:
             hardened.check_tree(Tree(entries), layout)
         assert words in str(told.value)
+
+
+@pytest.mark.parametrize("format", ["raw_efi", "uki"])
+def test_a_sealed_disk_is_opened_by_drivers_also_where_the_root_is_in_memory(format):
+    with_seal = image(disk={"secure_boot": SecureBoot(), "seal": Seal()}, formats=(format,))
+    assert {"virtio_pci", "virtio_blk"} <= set(offer.drivers(with_seal, "x86_64"))
+    assert not offer.drivers(image(disk={"secure_boot": SecureBoot()}, formats=(format,)), "x86_64")

@@ -25,4 +25,5 @@ FORMAT = Format(
     firmware=("uefi",),
     assets=("stub",),
     protects=("secure_boot", "seal"),
+    drivers=("virtio_pci", "virtio_blk", "virtio_scsi", "sd_mod", "nvme", "ahci"),  # of somebody else's, to be opened
 )
