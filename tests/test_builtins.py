@@ -16,7 +16,7 @@ AGENT = Path(early.__file__).with_name("inside") / "bin" / f"agent.{os.uname().m
 
 
 def run(argv: tuple[str, ...], *, input: bytes = b"", **_: Any) -> Finished:
-    done = subprocess.run(argv, executable=AGENT, input=input, capture_output=True, check=False, timeout=60)
+    done = subprocess.run(argv, executable=AGENT, input=input, capture_output=True, check=False, timeout=300)
     return Finished(argv, done.returncode, done.stdout, done.stderr)
 
 

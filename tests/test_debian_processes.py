@@ -77,7 +77,7 @@ def start(code: str, store: Store, *argv: object, before: tuple[str, ...] = ()) 
 
 def finish(process: "subprocess.Popen[str]") -> tuple[int, str]:
     with process:
-        output, _ = process.communicate(timeout=60)
+        output, _ = process.communicate(timeout=300)
     return process.returncode, output
 
 
@@ -135,11 +135,11 @@ def test_ctrl_c_ends_a_silent_transfer(debian: Archive, store: Store) -> None:
 
     def stall(answer: Answer) -> None:
         asked.set()
-        answer.mirror.over.wait(60)
+        answer.mirror.over.wait(600)
 
     debian.mirror.answers |= {f"/debian/pool/main/{name}_1_amd64.deb": stall for name in ("nginx", "libc")}
     process = start("obtain('nginx')", store)
-    assert asked.wait(30)
+    assert asked.wait(300)
     process.send_signal(SIGINT)
     code, output = finish(process)  # long before the mirror's silence would be noticed twice over
     assert code != 0

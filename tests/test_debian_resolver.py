@@ -242,7 +242,8 @@ def _apts(arch: str, folder: Path) -> Path:
     )
     (here / "apt.conf").write_text(
         f'APT::Architecture "{arch}"; APT::Architectures {{ "{arch}"; }}; APT::Install-Recommends "false";\n'
-        f'APT::Sandbox::User "root"; Acquire::Languages "none"; Dir::State "{here}/state"; Dir::Cache "{here}/cache";\n'
+        f'APT::Sandbox::User "root"; Acquire::Languages "none"; Acquire::Retries "3";\n'
+        f'Dir::State "{here}/state"; Dir::Cache "{here}/cache";\n'
         f'Dir::State::status "{here}/status"; Dir::Etc::sourcelist "{here}/sources.list";\n'
         'Dir::Etc::sourceparts "/dev/null"; Dir::Etc::main "/dev/null"; Dir::Etc::parts "/dev/null";\n'
         'Dir::Etc::preferences "/dev/null"; Dir::Etc::preferencesparts "/dev/null"; Dir::Log "/dev/null";\n'

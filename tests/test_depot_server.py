@@ -40,7 +40,7 @@ def address(folder: Path) -> Iterator[str]:
 
 
 def ask(address: str, path: str, method: str = "GET", **headers: str) -> tuple[int, bytes, http.client.HTTPMessage]:
-    with closing(http.client.HTTPConnection(address.removeprefix("http://"), timeout=20)) as connection:
+    with closing(http.client.HTTPConnection(address.removeprefix("http://"), timeout=HANG)) as connection:
         connection.putrequest(method, path, skip_accept_encoding=True)
         for name, value in headers.items():
             connection.putheader(name.replace("_", "-"), value)
@@ -136,7 +136,7 @@ def test_what_is_no_request_is_refused(folder: Path, said: bytes) -> None:
 
 def raw(address: str) -> socket.socket:
     host, port = address.removeprefix("http://").split(":")
-    client = socket.create_connection((host, int(port)), timeout=20)
+    client = socket.create_connection((host, int(port)), timeout=HANG)
     return client
 
 
@@ -206,7 +206,7 @@ def test_one_client_more_than_may_be_is_turned_away_and_the_rest_are_served(fold
 
 
 def test_a_connection_has_so_many_requests(folder: Path) -> None:
-    with depot_rig.served(folder, limits=HASTY) as address, raw(address) as client:
+    with depot_rig.served(folder, limits=Limits(requests=3)) as address, raw(address) as client:
         client.sendall(b"GET /empty HTTP/1.1\r\n\r\n" * 5)
         assert received(client).count(b"200 OK") == 3
 

@@ -86,7 +86,7 @@ def test_a_folder_is_served_until_it_is_interrupted(ik, artifact):
         code, _, err = ik(f"pull web --from {address} --root depot-keys/root.json -o pulled")
         assert code == 0, err
         process.send_signal(2)
-        assert process.wait(20) == 130
+        assert process.wait(300) == 130
     finally:
         process.kill()
         process.communicate()

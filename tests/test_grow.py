@@ -43,7 +43,7 @@ def read(path: Path) -> Sparse:
 
 def grow(path: Path, name: object = CHANGES, *writes: int) -> "subprocess.CompletedProcess[str]":
     words = [PROGRAM, "grow", path, str(name), *map(str, writes)]
-    return subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(words, capture_output=True, text=True, timeout=300, check=False)
 
 
 def new(path: Path, *, more: int, parts: tuple[gpt.Partition, ...] = PARTS) -> Path:

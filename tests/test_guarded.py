@@ -72,7 +72,7 @@ def files(made):
 def run(*words):
     """An independent reader."""
     tools = toolbox.tools(words[0], mode="tree", store=open_store())
-    return subprocess.run(tools.argv(*words), env=tools.env, check=False, capture_output=True, text=True, timeout=60)
+    return subprocess.run(tools.argv(*words), env=tools.env, check=False, capture_output=True, text=True, timeout=300)
 
 
 def test_sfdisk_reads_the_partitions(made):

@@ -63,7 +63,7 @@ def test_it_waits_when_told_to_and_a_build_waits_for_it(root: Path) -> None:
         assert waiting.stderr is not None
         assert f"waiting for process {holder.pid} " in waiting.stderr.readline()
         holder.communicate()
-        assert waiting.wait(20) == 0
+        assert waiting.wait(300) == 0
     with start(ALONE, root) as alone:
         code = HOLDER.replace("print", "sys.stderr.close(); print")
         with subprocess.Popen(
@@ -83,7 +83,7 @@ def test_two_at_once_end_well(store: Store, root: Path) -> None:
         store.write([b"%d" % number])
     os.close(inuse._HELD.pop((os.getpid(), str(root))))
     both = [gc("--wait"), gc("--wait")]
-    assert [(process.wait(60), process.communicate()[1].partition("waiting")[0]) for process in both] == [(0, "")] * 2
+    assert [(process.wait(300), process.communicate()[1].partition("waiting")[0]) for process in both] == [(0, "")] * 2
     assert names(root) == set()
 
 

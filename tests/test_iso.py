@@ -54,7 +54,7 @@ def of(data):
 def xorriso(path, *words):
     tools = toolbox.tools("xorriso", mode="tree", store=open_store())
     argv = tools.argv("xorriso", "-abort_on", "WARNING", "-indev", path, *words)
-    done = subprocess.run(argv, check=False, capture_output=True, env=tools.env, timeout=60)
+    done = subprocess.run(argv, check=False, capture_output=True, env=tools.env, timeout=300)
     assert done.returncode == 0, done.stderr.decode()
     return done.stdout.decode()
 
@@ -90,7 +90,7 @@ def test_our_reader_reads_what_xorriso_writes(tmp_path):
         (tmp_path / "in" / name).write_text(name)
     tools = toolbox.tools("xorriso", mode="tree", store=open_store())
     words = ("-as", "mkisofs", "-R", "-J", "-V", "other", "-o", tmp_path / "other.iso", tmp_path / "in")
-    subprocess.run(tools.argv("xorriso", *words), check=True, capture_output=True, env=tools.env, timeout=60)
+    subprocess.run(tools.argv("xorriso", *words), check=True, capture_output=True, env=tools.env, timeout=300)
     size = (tmp_path / "other.iso").stat().st_size
     found = isoread.read(laid(size, [Piece(0, Slice(str(tmp_path / "other.iso"), 0, size))]))
     assert {name: place.read().decode() for name, place in found.files.items()} == {name: name for name in names}
@@ -153,7 +153,7 @@ def test_sfdisk_finds_no_fault_with_a_stick(job, tmp_path):
 
     def sfdisk(flag):
         argv = tools.argv("sfdisk", flag, tmp_path / "stick")
-        return subprocess.run(argv, check=True, capture_output=True, text=True, env=tools.env, timeout=60).stdout
+        return subprocess.run(argv, check=True, capture_output=True, text=True, env=tools.env, timeout=300).stdout
 
     assert "No errors detected" in sfdisk("--verify")
     efi = isoread.read(made).files["efi.img"]

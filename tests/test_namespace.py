@@ -68,7 +68,7 @@ def enter(request, folder):
 
     def run(*words, **options):
         argv = [python, "-I", "-S", folder / "namespace.py", *words]
-        return subprocess.run(argv, check=False, capture_output=True, timeout=60, text=True, **ids, **options)
+        return subprocess.run(argv, check=False, capture_output=True, timeout=300, text=True, **ids, **options)
 
     return run
 

@@ -79,7 +79,7 @@ def test_what_a_command_leaves_running_is_ended(guest):
 
 def assert_none() -> None:
     """The kernel ends a process namespace's members before its first process is reaped; killing one takes a moment."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 300
     while sleepers():
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -94,7 +94,7 @@ def test_stop_ends_the_commands_of_other_threads(store):
         time.sleep(0.01)
     guest.stop()
     guest.stop()
-    thread.join(20)
+    thread.join(300)
     assert codes == [137]
     assert not guest.is_alive()
     with pytest.raises(GuestProblem, match="was stopped"):

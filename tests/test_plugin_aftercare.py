@@ -176,7 +176,7 @@ def test_a_failure_shows_and_keeps_what_happened_since_the_test_began(
     project: pytest.Pytester, workers: tuple[str, ...]
 ) -> None:
     write(project, "images/toy.py", TOY + FAILING)
-    result = project.runpytest_subprocess(*ONE, "--on-failure", "keep", "--junitxml", "j.xml", *workers, timeout=60)
+    result = project.runpytest_subprocess(*ONE, "--on-failure", "keep", "--junitxml", "j.xml", *workers, timeout=300)
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(["*stdout guest console*", r"guest| now \x1b[[]31mthis", "*stdout guest logs*"])
     result.stdout.no_fnmatch_line("*hello from the*")
@@ -194,7 +194,7 @@ def test_a_failure_shows_and_keeps_what_happened_since_the_test_began(
 def test_what_was_kept_goes_on(project: pytest.Pytester) -> None:
     tests = "def test_it(guest):\n    guest.run('oops')\n    assert 0\n"
     write(project, "images/toy.py", TOY + tests)
-    project.runpytest_subprocess(*ONE, "--on-failure", "keep", timeout=60).assert_outcomes(failed=1)
+    project.runpytest_subprocess(*ONE, "--on-failure", "keep", timeout=300).assert_outcomes(failed=1)
     test = "images/toy.py::test_it[x86_64-paper-toy_x86_64]"
     imagekit = [sys.executable, "-m", "imagekit.cli", "attach"]
 
@@ -214,7 +214,7 @@ def test_what_was_kept_goes_on(project: pytest.Pytester) -> None:
 
 def test_shell_without_a_terminal_keeps_the_machine_and_says_so(project: pytest.Pytester) -> None:
     write(project, "images/toy.py", TOY + FAILING)
-    result = project.runpytest_subprocess(*ONE, "--on-failure=shell", "--failures", "kept", timeout=60)
+    result = project.runpytest_subprocess(*ONE, "--on-failure=shell", "--failures", "kept", timeout=300)
     result.stdout.fnmatch_lines(["no shell: this run has no terminal of its own, so the machine was kept"])
     assert list((project.path / "kept").glob("*/guest.machine/saved"))
 

@@ -120,7 +120,7 @@ def test_standard_checks_can_be_imported(project: pytest.Pytester) -> None:
 @pytest.mark.parametrize("workers", [(), ("-n", "1")])
 def test_a_problem_is_shown_without_frames(project: pytest.Pytester, workers: tuple[str, ...]) -> None:
     write(project, "images/toy.py", TOY.replace('"toy"', '"broken"') + "def test(guest): ...\n")
-    result = project.runpytest_subprocess("images", "--arch", "x86_64", *workers, timeout=60)
+    result = project.runpytest_subprocess("images", "--arch", "x86_64", *workers, timeout=300)
     result.assert_outcomes(errors=1, deselected=0 if workers else 1)
     result.stdout.fnmatch_lines(
         [
@@ -173,7 +173,7 @@ def test_the_report_is_the_same_from_one_process_and_from_many(
     project: pytest.Pytester, workers: tuple[str, ...]
 ) -> None:
     result = project.runpytest_subprocess(
-        "images", "--image-report", "r.jsonl", "--junitxml", "j.xml", *workers, timeout=60
+        "images", "--image-report", "r.jsonl", "--junitxml", "j.xml", *workers, timeout=300
     )
     result.assert_outcomes(passed=12)
     start = result.outlines.index(TABLE[0])
@@ -229,7 +229,7 @@ def test_progress_is_told_outside_of_what_tests_print(project: pytest.Pytester) 
 def test_a_machine_boots_once_and_its_architectures_run_side_by_side(project: pytest.Pytester) -> None:
     write(project, "images/second.py", TOY.replace('"toy"', '"second"') + TESTS.replace('"toy"', '"second"'))
     write(project, "test_unit.py", "import pytest\n@pytest.mark.parametrize('n', range(20))\ndef test(n): ...\n")
-    result = project.runpytest_subprocess("images", "test_unit.py", "-n", "4", timeout=60)
+    result = project.runpytest_subprocess("images", "test_unit.py", "-n", "4", timeout=300)
     result.assert_outcomes(passed=44)
     starts = [line.rpartition(" ") for line in log(project) if line.startswith("start")]
     assert len(starts) == len({what for what, _, _ in starts}) == 6
@@ -243,12 +243,12 @@ def test_a_machine_boots_once_and_its_architectures_run_side_by_side(project: py
 
 
 def test_nothing_left_ends_with_5_in_parallel_too(project: pytest.Pytester) -> None:
-    result = project.runpytest_subprocess("images", "-n", "2", "--format", "tar", timeout=60)
+    result = project.runpytest_subprocess("images", "-n", "2", "--format", "tar", timeout=300)
     assert result.ret == pytest.ExitCode.NO_TESTS_COLLECTED
 
 
 def test_another_dist_is_obeyed(project: pytest.Pytester) -> None:
-    result = project.runpytest_subprocess("images", "-n", "2", "--dist", "loadfile", timeout=60)
+    result = project.runpytest_subprocess("images", "-n", "2", "--dist", "loadfile", timeout=300)
     result.assert_outcomes(passed=12)
     assert len({line.rpartition(" ")[2] for line in log(project) if line.startswith("start")}) == 1
 
@@ -278,8 +278,8 @@ def is_alive(pid: str) -> bool:
 
 
 def waited_for(condition):  # type: ignore[no-untyped-def]
-    """The condition's value as soon as it holds; half a minute is only a last net."""
-    until = time.monotonic() + 30
+    """The condition's value as soon as it holds; minutes are only a last net."""
+    until = time.monotonic() + 300
     while not (value := condition()):
         assert time.monotonic() < until, "waited in vain"
         time.sleep(0.05)

@@ -172,7 +172,7 @@ def endless_part(answer: Answer) -> None:
 
 
 def silent(answer: Answer) -> None:
-    answer.mirror.over.wait(60)
+    answer.mirror.over.wait(600)
 
 
 def drip(answer: Answer) -> None:

@@ -121,7 +121,7 @@ def test_changes_that_are_lost_are_told_and_the_machine_comes_up(tmp_path: Path)
 
 def grow(path: Path) -> str:
     words = [PROGRAM, "grow", path, str(CHANGES)]
-    return subprocess.run(words, capture_output=True, text=True, timeout=60, check=True).stdout
+    return subprocess.run(words, capture_output=True, text=True, timeout=300, check=True).stdout
 
 
 BAD: list[tuple[str, dict[str, str], str]] = [

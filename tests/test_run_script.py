@@ -74,7 +74,7 @@ def start(folder: Path, *words, cwd: Path | None = None, user: int | None = None
 
 def run(*arguments, **options) -> "subprocess.CompletedProcess[str]":
     process = start(*arguments, **options)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=300)
     return subprocess.CompletedProcess(process.args, process.returncode, out.removeprefix(f"{process.pid} "), err)
 
 
@@ -164,7 +164,7 @@ def test_exit_status_and_process_are_pytests(place):
     fake(place, uv=UV)
     run(place, "images")
     process = start(place, "images", EXIT="5")
-    out, _ = process.communicate(timeout=60)
+    out, _ = process.communicate(timeout=300)
     assert process.returncode == 5
     assert out.split()[0] == str(process.pid)
 
@@ -203,7 +203,7 @@ def test_two_at_once_install_once(place):
         pytest.skip("no flock on this machine; the script then does without")
     fake(place, uv=UV)
     both = [start(place, "images", SLOW="0.3") for _ in range(2)]
-    ends = {process.communicate(timeout=60)[0].partition(" ")[2] for process in both}
+    ends = {process.communicate(timeout=300)[0].partition(" ")[2] for process in both}
     assert ends == {f"{place}/a check out/.venv/bin/python -P -m pytest {place}/a check out/images\n"}
     assert sum(line.startswith("pip") for line in log(place)) == 1
 

@@ -253,7 +253,7 @@ def test_builds_and_gcs_at_once_are_all_right(project: Path) -> None:
         running += [subprocess.Popen(words, stdout=pipe, stderr=pipe, text=True) for words in (build_, gc, build_)]
         time.sleep(0.2)
     for process in running:
-        said = process.communicate(timeout=60)
+        said = process.communicate(timeout=300)
         assert process.returncode == 0, said
     signer = key.read(KEY)
     for turn in range(5):
