@@ -54,6 +54,8 @@ def blank(template: Path) -> bytes:
     """The variables that a firmware is shipped with: none, in the form that it wants."""
     with template.open("rb") as file:
         begin = file.read(MOST).rstrip(b"\0")
+    if not begin:  # Debian 12's, which its firmware formats when it starts
+        raise RigProblem(f"{template} is blank: nothing can be enrolled in it", "--tools=tree brings another")
     return begin + bytes(-len(begin) % GRAIN)
 
 

@@ -1,9 +1,10 @@
 """Secure Boot, for real: firmware starts what the enrolled key signed, and says itself that it starts nothing else."""
 
 import os
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,12 +14,12 @@ import pytest
 from fake_rig import opened
 from toy_program import program
 
-from imagekit import Layout, SecureBoot, bootkeys, build, definition, efivars, enrolment, plugs, toolbox
+from imagekit import Layout, SecureBoot, bootkeys, build, definition, efivars, enrolment, plugs, supply, toolbox
 from imagekit import key as keys
 from imagekit.bootkeys import BootKeys
-from imagekit.disk import authenticode, pe
+from imagekit.disk import authenticode, fat, pe
 from imagekit.errors import Problem, RigProblem
-from imagekit.guest import Rig
+from imagekit.guest import Guest, GuestProblem, Rig
 from imagekit.rig import Tpm
 from imagekit.store import flow
 from imagekit.stores.directory import open_store
@@ -29,6 +30,7 @@ KEYS = BootKeys(Path(__file__).parent.parent / "fixtures/keys/boot")
 TOOLS = os.environ.get("IMAGEKIT_TOOLS", "auto")
 REFUSED = "failed to load Boot0001"  # and why
 DENIED = "Access Denied"  # EFI_ACCESS_DENIED, by the handler of image verification
+WAIT = f"console:{REFUSED}[^\n]*\n"
 UNFIT = "Unsupported"  # what is said of our toys where nothing forbids them: they are no program after all
 TOYS = {arch: pe.uki(program(arch), {".linux": bytes(5000), ".cmdline": b"quiet"}) for arch in ("x86_64", "aarch64")}
 KEPT = Path(__file__).parent.parent / "images/kept.py"
@@ -53,15 +55,26 @@ def altered(data: bytes) -> bytes:
 
 def refusal(arch: str, data: bytes, **options: Any) -> str:
     """What firmware says when it does not start a program that is the only one on a disk."""
-    rig = Rig(tools=TOOLS, accelerator="tcg", wait=f"console:{REFUSED}[^\n]*\n", **options)
-    with opened(arch, uki=data) as artifact:
+    with started(arch, "uki", {"uki": data}, wait=WAIT, **options) as guest:
+        return said(guest)
+
+
+@contextmanager
+def started(arch: str, format: str, parts: dict[str, bytes], **options: Any) -> Iterator[Guest]:
+    """A machine of an artifact that has these parts and no others."""
+    rig = Rig(tools=TOOLS, accelerator="tcg", **options)
+    with opened(arch, **parts) as artifact:
         for role in ("kernel", "initrd", "cmdline"):
             os.close(artifact.handles.pop(role))
-        parts = [part for part in artifact.artifact.manifest["parts"] if part["role"] == "uki"]
-        manifest = {**artifact.artifact.manifest, "format": "uki", "parts": parts}
+        rows = [row for row in artifact.artifact.manifest["parts"] if row["role"] in parts]
+        manifest = {**artifact.artifact.manifest, "format": format, "parts": rows}
         found = replace(artifact, artifact=replace(artifact.artifact, manifest=manifest))
         with plugs.load("targets", f"qemu_{arch}_uefi").start(found, rig=rig, store=open_store()) as guest:
-            return next(line for line in guest.console.text.splitlines() if REFUSED in line)
+            yield guest
+
+
+def said(guest: Guest) -> str:
+    return next(line for line in guest.console.text.splitlines() if REFUSED in line)
 
 
 ROWS: list[tuple[str, Callable[[bytes], bytes], str, str]] = [
@@ -76,8 +89,7 @@ ROWS: list[tuple[str, Callable[[bytes], bytes], str, str]] = [
 def test_firmware_says_why_it_starts_nothing(
     arch: str, change: Callable[[bytes], bytes], state: str, words: str
 ) -> None:
-    said = refusal(arch, change(TOYS[arch]), secure=state)
-    assert said.endswith(f": {words}")
+    assert refusal(arch, change(TOYS[arch]), secure=state).endswith(f": {words}")
 
 
 def test_a_program_is_refused_where_other_keys_are_enrolled(tmp_path: Path) -> None:
@@ -99,6 +111,27 @@ def test_firmware_starts_an_image_that_is_signed(arch: str) -> None:
     with made.opened(key) as found, target.start(found, rig=Rig(tools=TOOLS, accelerator="tcg"), store=store) as guest:
         assert guest.http.get("/").text == "0\n"
         assert guest.facts["by_hand"].startswith("imagekit boot "), "no line of QEMU's enrols keys"
+
+
+def test_a_machine_is_enrolled_by_the_files_that_we_write() -> None:
+    """In setup mode systemd-boot takes them, and restarts; from then on firmware refuses it, for it is not signed."""
+    lock = build.read_lock(KEPT)
+    pins = [pin for pin in lock.pins["x86_64"] if pin.name == "systemd-boot-efi"]
+    ((_, package),) = supply.fetched(pins, folder=KEPT.parent, store=open_store(), say=print)
+    files: dict[str, fat.Content] = {
+        "EFI/BOOT/BOOTX64.EFI": package.tree.read("/usr/lib/systemd/boot/efi/systemd-bootx64.efi"),
+        "loader/loader.conf": b"timeout 0\nsecure-boot-enroll force\n",
+    }
+    made = efivars.enrolment(KEYS, at=datetime.now(UTC))
+    files |= {f"loader/keys/auto/{name}.auth": made[f"{name}.auth"] for name in efivars.SIGNERS}
+    disk = b"".join(fat.volume(files, serial=1).chunks())
+    with started("x86_64", "raw_efi", {"disk": disk}, secure="setup", wait="console:Enrolling secure boot") as guest:
+        with pytest.raises(GuestProblem, match="the guest is gone"):
+            guest.expect("console:anything else")
+        assert REFUSED not in guest.console.text
+        guest.power.on()
+        guest.expect(WAIT)
+        assert said(guest).endswith(f": {DENIED}")
 
 
 @pytest.fixture(scope="module")
@@ -132,6 +165,9 @@ def test_variables_are_kept_by_keys_and_template(
         path.write_bytes(b"bad")
     with pytest.raises(RigProblem, match=r"virt-firmware enrols no keys: .*virt.*\n.*imagekit\[uefi\]"):
         enrolment.variables(templates["ovmf"], KEYS, store=store)
+    (tmp_path / "blank").write_bytes(bytes(1 << 20))
+    with pytest.raises(RigProblem, match=r"blank: nothing can be enrolled in it\n.*--tools=tree"):
+        enrolment.variables(tmp_path / "blank", KEYS, store=store)
     with pytest.raises(Problem, match=r"unknown state of Secure Boot 'no'"):
         enrolment.variables(templates["ovmf"], KEYS, state="no", store=store)
 
