@@ -21,6 +21,7 @@ if TYPE_CHECKING:  # at run time when a fixture is first asked for: this file is
     from imagekit.key import Key
     from imagekit.lock import Lock
     from imagekit.rig import Node
+    from imagekit.sealed import First, Sealed
     from imagekit.store import Store
     from imagekit.topology import Topology
     from imagekit.tree import Tree
@@ -31,8 +32,8 @@ SCOPES: dict[str, Literal["session", "module", "function"]] = {
     **dict.fromkeys(
         ("image", "lock", "arch", "tree", "artifact", "rebuilt", "sandbox", "guest", "shipped", "rig"), "module"
     ),
-    **dict.fromkeys(("recorded", "comparison", "system"), "module"),
-    **dict.fromkeys(("fresh", "boot"), "function"),
+    **dict.fromkeys(("recorded", "comparison", "system", "provisioned"), "module"),
+    **dict.fromkeys(("fresh", "boot", "sealed"), "function"),
     "topology": "module",
 }
 
@@ -211,6 +212,23 @@ def boot(artifact: Artifact, _imagekit_target: str, key: Key, rig: Rig, store: S
             return started
 
         yield Boots(start, rig)
+
+
+def provisioned(artifact: Artifact, _imagekit_shipped: str, key: Key, rig: Rig, store: Store) -> Iterator[First]:
+    """The first boot of an image with a sealed disk on a machine with a new TPM: what it left, as values."""
+    from imagekit import plugs, sealed
+
+    target = plugs.load("targets", _imagekit_shipped)
+    with ExitStack() as held, artifact.opened(key) as opened:
+        yield sealed.provisioned(opened, target, rig=rig, store=store, held=held)
+
+
+def sealed(provisioned: First) -> Iterator[Sealed]:
+    """A factory of further boots of that machine, each on copies: `sealed.refuses(tamper)`."""
+    from imagekit.sealed import Sealed
+
+    with ExitStack() as held:
+        yield Sealed(provisioned, held)
 
 
 def comparison(

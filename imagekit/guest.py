@@ -19,6 +19,7 @@ from imagekit.health import Health as Health
 from imagekit.health import ServiceState as ServiceState
 from imagekit.http import Http
 from imagekit.patience import Stopwatch, wall_watch
+from imagekit.rig import Kept as Kept
 from imagekit.rig import Rig as Rig
 from imagekit.ssh import Ssh
 from imagekit.stream import Stream as Stream
@@ -100,6 +101,7 @@ class Guest:
     stopwatch: Stopwatch = field(repr=False, default=wall_watch)  # start one: seconds as they pass for the guest
     screenshot: Callable[[], bytes] = field(repr=False, default=_cannot)  # PNG of its display
     tpm: Chip = field(repr=False, default=NO_CHIP)
+    kept: Callable[[], Kept] = field(repr=False, default=_cannot)  # what is left of it without its power
     set_link: Callable[[int, bool], None] = field(repr=False, default=lambda *_: None)  # (number of a wire, is up)
     events: Callable[[], Sequence[Stage]] = field(repr=False, default=tuple)  # all that it told of its services so far
 

@@ -1,7 +1,7 @@
 """Rig: how machines are to be started; the options that every target reads. Also what can be plugged into one."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,19 @@ class Tpm:
 
     state: bytes = field(default=b"", repr=False)
     extend: tuple[tuple[int, bytes], ...] = ()  # (PCR, SHA-256 digest) by another's hand, before firmware measures
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What is left of a machine without its power; `rig(of=...)` is one that goes on from it."""
+
+    altered: Mapping[int, bytes] = field(repr=False)  # of its own disk: number -> the 64 KiB that were written
+    tpm: bytes = field(default=b"", repr=False)
+    variables: bytes = field(default=b"", repr=False)  # UEFI's: that flash memory, less the zeros at its end
+
+    def rig(self, of: "Rig") -> "Rig":
+        """The rig of a machine that goes on from it."""
+        return replace(of, altered=self.altered, tpm=Tpm(self.tpm) if self.tpm else None, variables=self.variables)
 
 
 @dataclass(frozen=True)
@@ -67,4 +80,5 @@ class Rig:
     variables: bytes = field(default=b"", repr=False)  # UEFI's, in place of all that: a flash memory, or its beginning
     wait: str = "ready"  # what start() waits for: "ready", "shutdown", "nothing", or "console:REGEX"
     tpm: Tpm | None = None  # None: the machine has none
+    altered: Mapping[int, bytes] = field(default_factory=dict, repr=False)  # of its own disk: number -> 64 KiB
     fresh: bool = False  # restore the booted state from a template where that can be; facts["fresh"] says how it went

@@ -4,7 +4,7 @@ import struct
 import sys
 import zlib
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -62,6 +62,32 @@ def chunks(disk: Sparse) -> Iterator[bytes]:
     filled = array("Q", (offset // CLUSTER for offset in disk.places(CLUSTER)))
     yield from _tables(disk.size, filled)
     yield from container.again(disk, filled, CLUSTER)
+
+
+def layer(size: int, clusters: Mapping[int, bytes]) -> Iterator[bytes]:
+    """A file to lie over another, with these clusters: number -> bytes, of which zeros hide what is below as well."""
+    filled = array("Q", sorted(clusters))
+    yield from _tables(size, filled)
+    for number in filled:
+        yield clusters[number].ljust(CLUSTER, b"\0")
+
+
+def clusters(path: Path) -> Iterator[tuple[int, bytes]]:
+    """(number, bytes) of all clusters that a file of ours holds itself, zeros among them: what it hides of another."""
+    file = container.file(path, "qcow2")
+    shape = _shape(file)
+    if shape.cluster != CLUSTER:
+        raise file.wrong(f"its clusters have {shape.cluster} bytes, not {CLUSTER}")
+    for index, entry in enumerate(_table(file, shape.first_level, shape.entries, what="its first level")):
+        if not (at := entry & OFFSET):
+            continue
+        for place, found in enumerate(_table(file, at, POINTERS, what="a second level")):
+            if found & COMPRESSED:
+                raise file.wrong("it has a compressed cluster")
+            if found & ZERO:
+                yield index * POINTERS + place, bytes(CLUSTER)
+            elif found & OFFSET:
+                yield index * POINTERS + place, file.read(found & OFFSET, CLUSTER, what="a cluster")
 
 
 def _tables(size: int, filled: "array[int]") -> Iterator[bytes]:

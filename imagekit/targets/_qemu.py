@@ -14,6 +14,7 @@ from imagekit.stream import Stream
 from imagekit.targets import (
     _qemu_agent,
     _qemu_fittings,
+    _qemu_kept,
     _qemu_measure,
     _qemu_restore,
     _qemu_start,
@@ -109,6 +110,7 @@ def guest(target: str, lives: Lives) -> Guest:
         save=save,
         set_link=lives.set_link,
         screenshot=screenshot,
+        kept=lambda: _qemu_kept.kept(lives),
         tpm=_qemu_tpm.seen(lives.plan.chip),
     )
 

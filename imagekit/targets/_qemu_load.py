@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from imagekit.arch import ARCHES
 from imagekit.artifact import Opened
-from imagekit.disk import containers, fat, loader, untar
+from imagekit.disk import containers, fat, loader, qcow2, untar
 from imagekit.disk.sparse import CHUNK, SECTOR, Sparse
 from imagekit.errors import Problem
 from imagekit.guest import Rig
@@ -133,7 +133,10 @@ def attached(opened: Opened, kind: str, disk: Sparse, rig: Rig, folder: Path, he
         if size < disk.size:
             has = f"the image's disk has {disk.size} bytes, and none can be taken away"
             raise Problem(f"image_size={rig.image_size!r}: {has}")
-    return _over(opened, "disk", Layer(handle, driver), size, rig.media or _medium(handle), folder=folder, held=held)
+    made = _over(opened, "disk", Layer(handle, driver), size, rig.media or _medium(handle), folder=folder, held=held)
+    if not rig.altered:
+        return made
+    return replace(made, below=(*made.below, Layer(written(qcow2.layer(size, rig.altered), folder, held), "qcow2")))
 
 
 def _unpacked(disk: Sparse, folder: Path, held: ExitStack) -> int:
@@ -143,6 +146,16 @@ def _unpacked(disk: Sparse, folder: Path, held: ExitStack) -> int:
             file.seek(offset)
             file.write(data)
         file.truncate(disk.size)
+        file.flush()
+        handle = os.dup(file.fileno())
+    held.callback(os.close, handle)
+    return handle
+
+
+def written(chunks: Iterable[bytes], folder: Path, held: ExitStack) -> int:
+    """The descriptor of a file without a name that has these bytes."""
+    with TemporaryFile(dir=folder) as file:
+        file.writelines(chunks)
         file.flush()
         handle = os.dup(file.fileno())
     held.callback(os.close, handle)
