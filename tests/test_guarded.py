@@ -25,6 +25,7 @@ from imagekit.tree import Tree, file
 MIB = 1 << 20
 KEYS = BootKeys(Path(__file__).parents[1] / "fixtures/keys/boot")
 STUB = program(text="\0systemd-stub 252.39-1~deb12u1\0".encode("utf-16le"))
+LATER = program(text="\0systemd-stub 257.13-1~deb13u1\0".encode("utf-16le"))
 LOADER = pe.uki(program(text="\0systemd-boot 252.39-1~deb12u1\0".encode("utf-16le")), {})
 TREE = BOOTABLE.override(
     Tree(
@@ -206,12 +207,19 @@ def test_a_lone_uki_is_signed_and_opens_a_disk_as_well(job):
         (TREE.override(Tree({"/boot/loader": file(program("aarch64"))})), {"slots": 2}, "/boot/loader is for aarch64"),
         (TREE.override(Tree({"/boot/kernel": file(b"\x1f\x8b packed")})), {"slots": 2}, "no PE header"),
         (TREE.override(Tree({"/boot/kernel": file(program("aarch64"))})), {"slots": 2}, "/boot/kernel is for aarch64"),
+        (TREE.override(Tree({"/boot/stub": file(LATER)})), {"secure_boot": SecureBoot(), "seal": Seal()},
+         "the stub of systemd 257 takes more arguments"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_started_is_told(job, tree, layout, words):
     with pytest.raises(Problem) as told:
         plan_of(job, tree, **layout)
     assert words in str(told.value)
+
+
+def test_a_stub_that_takes_arguments_from_the_machine_is_taken_where_they_are_sealed_to(job):
+    later = TREE.override(Tree({"/boot/stub": file(LATER)}))
+    assert plan_of(job, later, secure_boot=SecureBoot(), seal=Seal(pcrs=(7, 11, 12))).facts["pcrs"]["12"] == "0" * 64
 
 
 def test_an_exact_policy_takes_no_key(job):

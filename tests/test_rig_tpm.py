@@ -234,9 +234,23 @@ FIRST = struct.pack("<II20sI", 0, 3, bytes(20), 33) + b"Spec ID Event03\0" + str
 LOG = FIRST + event(0, 8, {_tpm2.SHA256: MEASURED}, b"firmware") + event(7, 4, {_tpm2.SHA256: MEASURED}, bytes(4))
 
 
+INITRD, LEFT = (event(pcr, 6, {_tpm2.SHA256: MEASURED}, told) for pcr, told in ((9, b"initrd"), (5, _qemu_tpm.LEAVING)))
+
+
+def final(*events: bytes, count: int = 0) -> bytes:
+    """The table of events after the kernel had copied the log, somewhere behind it."""
+    return bytes(99) + struct.pack("<QQ", 1, count or len(events)) + b"".join(events) + bytes(1 << 14)
+
+
 @pytest.mark.parametrize(
     ("memory", "found"),
     [
+        (LOG + final(INITRD, LEFT), LOG + INITRD + LEFT),
+        (LOG + INITRD + final(INITRD, LEFT), LOG + INITRD + LEFT),  # the copy has the first of them
+        (LOG + INITRD + LEFT + final(INITRD, LEFT), LOG + INITRD + LEFT),  # firmware's own is there as well
+        (LOG + final(INITRD), LOG),
+        (LOG + final(INITRD, LEFT, count=3), LOG),
+        (LOG + final(INITRD, LEFT, count=1 << 60), LOG),
         (bytes(1 << 20) + LOG + bytes(5000), LOG),
         (LOG[:-1] + bytes(1 << 20) + LOG, LOG),  # firmware's is shorter than the kernel's copy
         (FIRST + event(99, 8, {_tpm2.SHA256: MEASURED}, b"x"), FIRST),

@@ -30,7 +30,7 @@ from imagekit import early, rsa, slots
 from imagekit.arch import ARCHES
 from imagekit.artifact import Job
 from imagekit.bootkeys import BootKeys
-from imagekit.disk import authenticode, fat, ids, initrd, pcrsign, pe, prediction, rooted, roots, uki, verity
+from imagekit.disk import authenticode, fat, ids, initrd, pcrsign, pe, prediction, rooted, roots, stub, uki, verity
 from imagekit.disk.discoverable import DATA, READ_ONLY, ROOTS, VERITY
 from imagekit.disk.plan import Part, Plan
 from imagekit.disk.sparse import Piece, Sparse, laid
@@ -132,7 +132,10 @@ def _again(tree: Tree, job: Job) -> tuple[str, ...]:
 def program(tree: Tree, whole: Tree, *, arguments: str, job: Job) -> list[bytes | Stored]:
     """A UKI piece by piece, of the initrd that `whole` is without what opens disks."""
     parts = initrd.laid(_opening(whole, seed=tree.digest, job=job), store=job.store)
-    made = uki.contents(tree, parts, arguments=arguments, of=uki.programs(tree, arch=job.arch), approval=_approval(job))
+    of = uki.programs(tree, arch=job.arch)
+    if job.layout.seal:
+        stub.check_arguments(of.stub, pcrs=job.layout.seal.pcrs)
+    made = uki.contents(tree, parts, arguments=arguments, of=of, approval=_approval(job))
     return _signed(list(made), job)
 
 

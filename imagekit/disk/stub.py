@@ -5,7 +5,7 @@ src/boot/efi/stub.c: for every section that the image has, its name with a NUL a
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from hashlib import sha256
 
 from imagekit import tpm
@@ -13,7 +13,7 @@ from imagekit.errors import Problem
 from imagekit.store import Stored, flow
 from imagekit.tpm import Measurement
 
-PCR = 11
+PCR, ARGUMENTS_PCR = 11, 12
 SIGNATURE, PUBLIC_KEY = ".pcrsig", ".pcrpkey"  # what is signed of PCR 11, and by whom; the first is not measured
 SECTIONS = {  # by systemd's version: what its stub measures, in that order
     252: (".linux", ".osrel", ".cmdline", ".initrd", ".splash", ".dtb", PUBLIC_KEY),
@@ -38,6 +38,21 @@ def version(program: bytes, *, of: str = STUB) -> int:
         known = ", ".join(map(str, SECTIONS))
         raise Problem(f"what {of} {number} measures is not known", f"known: {known}")
     return number
+
+
+def check_arguments(program: bytes, *, pcrs: Collection[int]) -> None:
+    """Raise a Problem when arguments could be added that a seal to these PCRs does not notice.
+
+    From systemd 254 on the stub takes such from SMBIOS (an OEM string, systemd-stub(7)), with Secure Boot as without,
+    and measures them into PCR 12 and nowhere else.
+    """
+    number = version(program)
+    if number >= 254 and ARGUMENTS_PCR not in pcrs:
+        raise Problem(
+            f"disk: the stub of systemd {number} takes more arguments from a machine's SMBIOS, whoever wrote them, and "
+            f"measures them into PCR {ARGUMENTS_PCR}, which Seal(pcrs={tuple(pcrs)}) lacks",
+            f'add {ARGUMENTS_PCR}, which takes slots=1; or suite="bookworm", whose stub takes none',
+        )
 
 
 def measured(digests: Mapping[str, bytes], *, version: int) -> list[Measurement]:

@@ -20,6 +20,12 @@ MAX_LOG = 1 << 20  # bytes: 64 KiB are what firmware keeps for one
 PIECE = 1 << 24
 MAX_BANKS = 16
 MAX_LOGS = 64  # copies of it that are looked at: memory is the guest's, and may be full of them
+LEAVING = b"Exit Boot Services Invocation"  # the last but one that firmware measures
+FINAL = struct.Struct(
+    "<QQ"
+)  # EFI_TCG2_FINAL_EVENTS_TABLE: its version, 1, and how many events follow (EFI Protocol, 7)
+MAX_FINAL = 64  # events
+AROUND = 8192  # bytes in which such a table lies, before that event and behind it
 
 
 def wanted(rig: Rig, board: Board) -> tuple[str, ...]:
@@ -49,9 +55,34 @@ def log(ram: int) -> bytes:
 
     Firmware has one, and a kernel a copy of it that goes on. The bytes are the guest's, and prove nothing alone.
     """
-    found = max((whole(start) for start in _starts(ram)), key=len, default=b"")
+    found = max((whole(start) for start in _starts(ram, SIGNATURE, BEFORE, MAX_LOG)), key=len, default=b"")
     if not found:
         raise GuestProblem("there is no event log in the machine's memory", "UEFI writes one: Rig(firmware='uefi')")
+    return found + _final(ram, found)
+
+
+def _final(ram: int, log: bytes) -> bytes:
+    """What firmware measured after the kernel had copied the log. Its own is gone when the kernel uses that memory."""
+    sizes, at = _banks(log)
+    known = _events(log, at, sizes)
+    for around in _starts(ram, LEAVING, AROUND, 2 * AROUND):
+        at = around.rfind(FINAL.pack(1, 0)[:8], 0, AROUND)
+        while at >= 0:
+            _, count = FINAL.unpack_from(around, at)
+            events = _events(around, at + FINAL.size, sizes, most=count) if count <= MAX_FINAL else []
+            if len(events) == count and any(LEAVING in event for event in events):
+                same = next(size for size in range(count, -1, -1) if known[len(known) - size :] == events[:size])
+                return b"".join(events[same:])
+            at = around.rfind(FINAL.pack(1, 0)[:8], 0, at)
+    return b""
+
+
+def _events(data: bytes, at: int, sizes: Mapping[int, int], *, most: int = MAX_LOG) -> list[bytes]:
+    """The events that follow one another from there on, up to so many."""
+    found: list[bytes] = []
+    while len(found) < most and (end := _event_end(data, at, sizes)):
+        found.append(data[at:end])
+        at = end
     return found
 
 
@@ -96,17 +127,17 @@ def _event_end(log: bytes, at: int, sizes: Mapping[int, int]) -> int:
     return end if end <= len(log) else 0
 
 
-def _starts(ram: int) -> Iterator[bytes]:
-    """What lies in memory from each first event on; holes of the file, where the guest never was, are passed over."""
-    found, size = 0, os.fstat(ram).st_size
-    for offset, end in _filled(ram, size):
-        piece = os.pread(ram, min(end + len(SIGNATURE), size) - offset, offset)
-        at = piece.find(SIGNATURE)
+def _starts(ram: int, words: bytes, before: int, size: int) -> Iterator[bytes]:
+    """Memory from so far before some words on; holes of the file, where the guest never was, are passed over."""
+    found, all_of_it = 0, os.fstat(ram).st_size
+    for offset, end in _filled(ram, all_of_it):
+        piece = os.pread(ram, min(end + len(words), all_of_it) - offset, offset)
+        at = piece.find(words)
         while at >= 0 and found < MAX_LOGS:
             found += 1
-            if offset + at >= BEFORE:
-                yield os.pread(ram, MAX_LOG, offset + at - BEFORE)
-            at = piece.find(SIGNATURE, at + 1)
+            if offset + at >= before:
+                yield os.pread(ram, size, offset + at - before)
+            at = piece.find(words, at + 1)
 
 
 def _filled(file: int, size: int) -> Iterator[tuple[int, int]]:
