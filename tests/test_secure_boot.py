@@ -17,6 +17,8 @@ from toy_program import program
 from imagekit import Layout, SecureBoot, bootkeys, build, definition, efivars, enrolment, plugs, supply, toolbox
 from imagekit import key as keys
 from imagekit.bootkeys import BootKeys
+from imagekit.checks import _oracles
+from imagekit.checks.oracles import complaints
 from imagekit.disk import authenticode, fat, pe
 from imagekit.errors import Problem, RigProblem
 from imagekit.guest import Guest, GuestProblem, Rig
@@ -33,6 +35,7 @@ DENIED = "Access Denied"  # EFI_ACCESS_DENIED, by the handler of image verificat
 WAIT = f"console:{REFUSED}[^\n]*\n"
 UNFIT = "Unsupported"  # what is said of our toys where nothing forbids them: they are no program after all
 TOYS = {arch: pe.uki(program(arch), {".linux": bytes(5000), ".cmdline": b"quiet"}) for arch in ("x86_64", "aarch64")}
+SIGNER = sha256(KEYS.certificate("db").whole).hexdigest()
 KEPT = Path(__file__).parent.parent / "images/kept.py"
 
 
@@ -104,13 +107,32 @@ def test_firmware_starts_an_image_that_is_signed(arch: str) -> None:
     store, key = open_store(), keys.read(KEYS.folder.parent / "test.key")
     made = build.artifact(image, folder=KEPT.parent, lock=build.read_lock(KEPT), arch=arch, format="raw_efi",
                           key=key, store=store)  # fmt: skip
-    assert [part["secure_boot"] for part in made.manifest["parts"]] == [
-        sha256(KEYS.certificate("db").whole).hexdigest()
-    ]
+    assert [part["secure_boot"] for part in made.manifest["parts"]] == [SIGNER]
+    assert complaints(made) == [], "nor has sbverify any"
     target = plugs.load("targets", f"qemu_{arch}_uefi")
     with made.opened(key) as found, target.start(found, rig=Rig(tools=TOOLS, accelerator="tcg"), store=store) as guest:
         assert guest.http.get("/").text == "0\n"
         assert guest.facts["by_hand"].startswith("imagekit boot "), "no line of QEMU's enrols keys"
+
+
+@pytest.mark.parametrize(
+    ("change", "signer", "words"),
+    [
+        (signed, SIGNER, []),
+        (by_another, SIGNER, ["sbverify: ", "sbverify does not find x.efi well signed"]),
+        (altered, SIGNER, ["sbverify: ", "sbverify does not find x.efi well signed"]),
+        (signed, "00" * 32, ["sbverify: none of the boot keys is the certificate 0000"]),
+    ],
+)
+def test_another_program_judges_signatures(
+    change: Callable[[bytes], bytes], signer: str, words: list[str], tmp_path: Path
+) -> None:
+    path = tmp_path / "x.efi"
+    path.write_bytes(change(TOYS["x86_64"]))
+    (tmp_path / "work").mkdir()
+    bench = _oracles.Bench(tmp_path / "work", [])
+    _oracles._signatures(path, signer, bench)
+    assert [line[: len(start)] for line, start in zip(bench.said, words, strict=True)] == words
 
 
 def test_a_machine_is_enrolled_by_the_files_that_we_write() -> None:
@@ -140,16 +162,14 @@ def templates() -> dict[str, Path]:
     return {name: tools.path(f"{name}-vars") for name in ("ovmf", "aavmf")}
 
 
-@pytest.mark.parametrize("name", ["ovmf", "aavmf"])
-def test_variables_hold_what_is_believed(name: str, templates: dict[str, Path], tmp_path: Path) -> None:
+def test_variables_hold_what_is_believed(templates: dict[str, Path], tmp_path: Path) -> None:
     """What virt-firmware writes of the keys is what our own writer makes of them."""
-    store = open_store(tmp_path)
-    made = {state: enrolment.variables(templates[name], KEYS, state=state, store=store) for state in enrolment.STATES}
-    contents = efivars.contents(KEYS)
+    store, template, contents = open_store(tmp_path), templates["aavmf"], efivars.contents(KEYS)
+    made = {state: enrolment.variables(template, KEYS, state=state, store=store) for state in enrolment.STATES}
     assert [name for name in contents if contents[name] not in made["on"]] == []
     assert [name for name in contents if contents[name] not in made["off"]] == []
     assert made["on"] != made["off"]
-    assert not any(content in enrolment.blank(templates[name]) for content in contents.values())
+    assert not any(content in enrolment.blank(template) for content in contents.values())
     assert len(made["on"]) < 1 << 20, "of 64 MiB, which are zeros"
 
 
@@ -158,6 +178,7 @@ def test_variables_are_kept_by_keys_and_template(
 ) -> None:
     store = open_store(tmp_path)
     made = enrolment.variables(templates["ovmf"], KEYS, store=store)
+    assert all(content in made for content in efivars.contents(KEYS).values())
     monkeypatch.setattr(enrolment, "PROGRAM", "virt.nowhere")
     assert enrolment.variables(templates["ovmf"], KEYS, store=store) == made
     for path in tmp_path.rglob("objects/*/*"):

@@ -1,13 +1,14 @@
 """Which independent program looks at what, and what it says; oracles.py tells why."""
 
 from collections.abc import Callable, Mapping
+from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
-from imagekit import host, options, toolbox
+from imagekit import bootkeys, host, options, toolbox
 from imagekit.artifact import Artifact
-from imagekit.disk import outline
+from imagekit.disk import containers, loader, outline
 from imagekit.disk.sparse import Sparse, of_file
 from imagekit.stores.directory import open_store
 
@@ -36,10 +37,13 @@ class Bench(NamedTuple):
 def complaints(artifact: Artifact) -> list[str]:
     """What independent programs find wrong with the parts of an artifact, a line each."""
     said: list[str] = []
+    signers = {part["file"]: part["secure_boot"] for part in artifact.manifest["parts"] if "secure_boot" in part}
     with TemporaryDirectory(prefix="imagekit-oracles-") as folder:
         for part in artifact.parts:
             bench = Bench(Path(folder), [])
             _look(artifact.path.parent / part.file, bench)
+            if signer := signers.get(part.file):
+                _signatures(artifact.path.parent / part.file, signer, bench)
             said += [f"{part.file}: {line}" for line in bench.said]
     return said
 
@@ -58,6 +62,29 @@ def _look(path: Path, bench: Bench) -> None:
     else:
         kind = _kind(of_file(str(path), path.stat().st_size))
         JUDGES.get(kind, _nothing)(path, bench)
+
+
+def _signatures(path: Path, signer: str, bench: Bench) -> None:
+    """What sbsigntool says of the programs that firmware is to start, by the certificate that the manifest names."""
+    found = [each for each in bootkeys.chosen().db if sha256(each.whole).hexdigest() == signer]
+    if not found:
+        bench.said.append(f"sbverify: none of the boot keys is the certificate {signer}")
+        return
+    certificate, program = bench.folder / "db.crt", bench.folder / "program.efi"
+    certificate.write_text(found[0].pem)
+    for name, data in _programs(path).items():
+        program.write_bytes(data)
+        if bench.ask("sbverify", "--cert", certificate, program) != b"Signature verification OK\n":
+            bench.said.append(f"sbverify does not find {name} well signed")
+
+
+def _programs(path: Path) -> dict[str, bytes]:
+    """The programs for UEFI of a file that is one, or of a disk."""
+    with path.open("rb") as file:
+        if file.read(2) == b"MZ":
+            return {path.name: path.read_bytes()}
+    with containers.opened(path) as (_, disk):
+        return loader.programs(disk)
 
 
 def _driver(path: Path) -> str:
