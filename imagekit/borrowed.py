@@ -1,30 +1,46 @@
 """Borrowed: an artifact's own signatures, for whoever builds it again without the private keys.
 
-A signature of RSA is the same at each time, and is one of the bytes that it was made of or of none. So whoever has the
-public halves of the boot keys and the artifact can build all of it: what is to be signed is looked for among its
-signatures. None fits where something else was built, and then what differs is found as in any other artifact.
+A signature of ed25519 or RSA is the same at each time, and fits the bytes that it was made of and no others. So who has
+the public halves and the artifact can build all of it: what is to be signed is looked for among its signatures. Where
+none fits something else was built; what differs is then found as in any other artifact.
 """
 
 import json
 import re
 from base64 import b64decode
 from binascii import Error
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from imagekit.artifact import Artifact
+from imagekit import key
+from imagekit.artifact import MAX_SIGNATURE, SIGNATURE_SUFFIX, Artifact
 from imagekit.bootkeys import SIGNATURES, BootKeys
-from imagekit.disk import containers, fatfiles, gpt, pe
+from imagekit.disk import containers, fatfiles, gpt, pe, updatefile
 from imagekit.disk.discoverable import ESP
 from imagekit.disk.sparse import Sparse, of_file
 from imagekit.errors import Problem
+from imagekit.key import Key
 from imagekit.layout import Layout
 
 MOST_PROGRAMS, MOST_SIGNATURES = 16, 256
 LARGEST = 64 << 10  # bytes of a table of certificates, and of .pcrsig
 IN_DER = re.compile(rb"\x04\x82\x01\x00(.{256})", re.DOTALL)  # an OCTET STRING of RSA-2048's size
+
+
+def key_text(by: Key, made: Sequence[Artifact]) -> str:
+    """The file of the key that signed these artifacts, in which their signatures are in place of the secret one."""
+    found: dict[bytes, None] = {}
+    for one in made:
+        beside = one.path.with_name(one.path.name + SIGNATURE_SUFFIX)
+        with open(beside, encoding="utf-8", errors="replace") as file:
+            found |= dict.fromkeys(key.signatures(file.read(MAX_SIGNATURE)))
+        for part in one.parts:
+            if part.role == "update":
+                with open(one.path.parent / part.file, "rb") as update:
+                    found |= dict.fromkeys(updatefile.signatures(update.read(updatefile.HEAD)))
+    return by.lent_text(found)
 
 
 @contextmanager

@@ -95,14 +95,16 @@ def artifact(
 
 
 def rebuilt(
-    request: Any, image: Image, arch: str, _imagekit_format: str, store: Store, _imagekit: Bench
-) -> Iterator[Artifact]:
+    request: Any, image: Image, arch: str, _imagekit_format: str, artifact: Artifact, key: Key, store: Store,
+    _imagekit: Bench,
+) -> Iterator[Artifact]:  # fmt: skip
     """The artifact made once more, elsewhere, with nothing remembered but the packages: see twice.py."""
-    from imagekit import twice
+    from imagekit import borrowed, twice
 
     place = f"{image.name}-{arch}-{_imagekit_format}"
     with twice.built(request.path, arches=[arch], formats=[_imagekit_format], store=store,
-                     place=place, say=_imagekit.say, tools=_imagekit.option("tools", "auto")) as again:  # fmt: skip
+                     place=place, say=_imagekit.say, tools=_imagekit.option("tools", "auto"),
+                     key_text=borrowed.key_text(key, [artifact])) as again:  # fmt: skip
         yield again.artifacts[0]
 
 

@@ -32,24 +32,26 @@ class Rebuilt(NamedTuple):
 
 def rebuild(
     made: Artifact, path: Path, *, key: Key, store: Store, say: Callable[[str], None], folder: Path | None = None,
-    tools: str | None = None,
+    tools: str | None = None, by: Key | None = None,
 ) -> Rebuilt:  # fmt: skip
     """Build a verified artifact again from the definition at `path`, and sign what came of it.
 
-    folder: where to write the statement; else beside the artifact. Raises Problem when the definition, its lock or this
-    imagekit is another one than the artifact was built by: nothing could be said then.
+    folder: where to write the statement; else beside the artifact. by: who signed the artifact; else `key`. Raises
+    Problem when the definition, its lock or this imagekit is another one than the artifact was built by: nothing could
+    be said then.
     """
     check_fit(made, path)
     place, layout = f"proof-{made.name}-{made.arch}-{made.format}", definition.load(path).disk
     keys = borrowed.keys(bootkeys.chosen(), layout, made) if layout.is_signed else nullcontext()
     with keys as lent, twice.built(path, arches=[made.arch], formats=[made.format], store=store, place=place, say=say,
-                                   tools=tools, boot_keys=lent) as again:  # fmt: skip
+                                   tools=tools, key_text=borrowed.key_text(by or key, [made]),
+                                   boot_keys=lent) as again:  # fmt: skip
         [other] = again.artifacts
         differences = twice.differences(made, other)
         same = made.text == other.text
         parts = {part.role: part.sha256 for part in other.parts}
-    by = {name: made.manifest[name] for name in ("imagekit", "definition", "lock")}
-    said = {"same": same, "differences": differences, "parts": parts, "varied": again.varied, **by}
+    built_by = {name: made.manifest[name] for name in ("imagekit", "definition", "lock")}
+    said = {"same": same, "differences": differences, "parts": parts, "varied": again.varied, **built_by}
     where = proofs.path(made, f"{KIND}-{key.id}", folder=folder)
     proofs.write(made, where, predicate_type=PREDICATE, predicate=said, key=key)
     lines = differences or [f"{made.name} {made.arch} {made.format}: built again, the same"]

@@ -31,19 +31,22 @@ class Again(NamedTuple):
 @contextmanager
 def built(
     path: Path, *, arches: Sequence[str], formats: Sequence[str], store: Store, place: str,
-    say: Callable[[str], None], tools: str | None = None, boot_keys: Path | None = None,
+    say: Callable[[str], None], tools: str | None = None, key_text: str = "", boot_keys: Path | None = None,
 ) -> Iterator[Again]:  # fmt: skip
     """The images of a definition, built elsewhere with nothing remembered but the packages.
 
-    place: a name for the folder of the cache that they lie in while the block runs. boot_keys: not those that the
-    option names. Raises Problem when that build fails where the first did not.
+    place: a name for the folder of the cache that they lie in while the block runs. key_text: a key's file, in place of
+    a new one's; boot_keys: in place of the option's. Raises Problem when that build fails where the first did not.
     """
     folder = store.folder("rebuilt") / place
     with host.once(store.folder("locks"), f"rebuilt-{place}", say=say):
         shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed
         try:
             directory.lend(Path(store.location), folder / "cache", keep=_is_sources, folders=LENT)
-            keys.save(keys.new(), folder / "key")  # signatures are not compared: nobody's own key has to go there
+            if key_text:
+                (folder / "key").write_text(key_text)
+            else:  # signatures of artifacts are not compared: nobody's own key has to go there
+                keys.save(keys.new(), folder / "key")
             say(f"{path.name}: building it again, elsewhere")
             yield run(path, arches, formats, folder=folder, tools=tools, boot_keys=boot_keys)
         finally:
@@ -66,13 +69,13 @@ def differences(one: Artifact, other: Artifact) -> list[str]:
 
 def checked(
     path: Path, made: Sequence[Artifact], *, store: Store, say: Callable[[str], None], told: list[str],
-    tools: str | None = None,
+    tools: str | None = None, key_text: str = "",
 ) -> bool:  # fmt: skip
     """Whether a second build gives all that a definition was built as; `told` gets the lines that say so, or not."""
     same = True
     arches, formats = (sorted({getattr(one, name) for one in made}) for name in ("arch", "format"))
     with built(path, arches=arches, formats=formats, store=store, place=f"check-{made[0].name}",
-               say=say, tools=tools) as again:  # fmt: skip
+               say=say, tools=tools, key_text=key_text) as again:  # fmt: skip
         others = {(other.arch, other.format): other for other in again.artifacts}
         for one in made:
             found = differences(one, others[one.arch, one.format])

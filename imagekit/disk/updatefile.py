@@ -86,6 +86,11 @@ def write(said: Said, parts: Parts, *, key: Key) -> Iterator[bytes]:
     yield from _chunks(parts)
 
 
+def signatures(head: bytes) -> tuple[bytes, bytes]:
+    """Both signatures of an update that begins so, which may be anybody's."""
+    return head[24:88], head[88:152]
+
+
 def read(file: BinaryIO, keys: Sequence[Key]) -> Update:
     """What the beginning of an update says, if one of the keys signed it; raises Problem for anything else."""
     head = file.read(HEAD)

@@ -36,9 +36,10 @@ def run(asked: Namespace) -> int:
                 said.append(f"{image.name} {arch} {format}  provenance  {proof}")
         read += build.inputs(image, path)
         if asked.check:
-            from imagekit import twice
+            from imagekit import borrowed, twice
 
-            same &= twice.checked(path, outs, store=store, say=_asked.say, told=said, tools=asked.tools)
+            same &= twice.checked(path, outs, store=store, say=_asked.say, told=said, tools=asked.tools,
+                                  key_text=borrowed.key_text(key[0], outs))  # fmt: skip
     _asked.quiet()
     print("\n".join(said))
     if not asked.check:  # asked again, that is to be done again

@@ -12,9 +12,10 @@ def run(asked: Namespace) -> int:
     """Exit status 1 when it is not the same; that is signed as well."""
     made = artifact.load(asked.path)
     signer = _asked.key(asked)[0]
-    made.verify(made.signer(_asked.keys(asked.trust)))
+    by = made.signer(_asked.keys(asked.trust))
+    made.verify(by)
     found = rebuild.rebuild(made, asked.definition, key=signer, store=_asked.store(), say=_asked.say,
-                            folder=asked.output, tools=asked.tools)  # fmt: skip
+                            folder=asked.output, tools=asked.tools, by=by)  # fmt: skip
     _asked.quiet()
     print("\n".join([*found.lines, f"signed by {signer.id}: {found.path}"]))
     return int(not found.same)
