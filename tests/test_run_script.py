@@ -235,7 +235,7 @@ def test_usage(place, words, code):
 
 def test_ci_and_tox_say_the_same_commands():
     ci = (HOME / ".ci/run").read_text()
-    assert "./run tests/" in ci
+    assert "./run tests/ -n 2" in ci
     assert "./run images/ -n 2" in ci
     tox = (HOME / "tox.ini").read_text()
     assert "commands = pytest tests" in tox
