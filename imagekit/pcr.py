@@ -1,6 +1,6 @@
 """Pcr: what a machine will measure that starts an image, told step by step, and compared with what one has measured."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +8,7 @@ from imagekit import options
 from imagekit.arch import ARCHES
 from imagekit.artifact import Opened
 from imagekit.bootkeys import OPTION, BootKeys
-from imagekit.disk import containers, eventlog, loader, pe, prediction
+from imagekit.disk import authenticode, containers, eventlog, loader, pe, prediction
 from imagekit.disk.eventlog import Difference, Log
 from imagekit.disk.prediction import Prediction
 from imagekit.errors import Problem
@@ -24,7 +24,7 @@ MEANINGS = {
     12: "arguments from elsewhere than the UKI",
 }
 UNTOLD = {
-    7: "its machine is to check no signatures, or the certificates of its boot keys are not here: --boot-keys",
+    7: "nobody signed it, or not by a key of these boot keys: --boot-keys",
 }
 UNKNOWN = "how this kernel, or this stub of systemd, measures is not known"
 
@@ -68,7 +68,22 @@ def of_disk(path: Path, *, keys: BootKeys | None) -> Prediction:
 
 def _predicted(programs: Mapping[str, bytes], keys: BootKeys | None) -> Prediction:
     whole = {path: [data] for path, data in programs.items()}
-    return prediction.of(whole, variables=prediction.enrolled(keys) if keys else None)
+    signer = _signer(list(programs.values()), keys) if keys else None
+    if not keys or not signer:
+        return prediction.of(whole)
+    return prediction.of(whole, variables=prediction.enrolled(keys), signer=signer)
+
+
+def _signer(programs: Sequence[bytes], keys: BootKeys) -> bytes | None:
+    """The certificate of these keys that all of the programs are signed by, if there is one."""
+    for certificate in keys.db:
+        try:
+            for data in programs:
+                authenticode.verify(data, certificate)
+        except Problem:
+            continue
+        return certificate.whole
+    return None
 
 
 def enrolled(given: Path | None) -> BootKeys | None:

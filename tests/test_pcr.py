@@ -2,15 +2,16 @@
 
 import json
 import re
+import shutil
 from hashlib import sha256
 from pathlib import Path
 from uuid import UUID
 
 import pytest
-from test_prediction import BOOT, ENTRY, LOADER, uki
+from test_prediction import BOOT, ENTRY, LOADER, PAIR, uki
 
 from imagekit import artifact, cli, key
-from imagekit.disk import discoverable, fat, gpt, prediction
+from imagekit.disk import authenticode, discoverable, fat, gpt, prediction
 from imagekit.disk.sparse import laid
 
 HOME = Path(__file__).parents[1]
@@ -27,7 +28,8 @@ def disk(**files: bytes) -> bytes:
     return b"".join(laid(8 * MIB, pieces).chunks())
 
 
-SLOTS = {BOOT: LOADER, "loader/loader.conf": b"timeout 0\n", ENTRY: SHIPPED}
+SIGNED = b"".join(authenticode.signed([LOADER], PAIR))
+SLOTS = {BOOT: SIGNED, "loader/loader.conf": b"timeout 0\n", ENTRY: SHIPPED}
 LATER = {**SLOTS, "EFI/Linux/formats_2+3.efi": uki(cmdline=b"later")}
 LOG = HOME / "fixtures/eventlogs/x86_64-secure.log"
 
@@ -67,8 +69,8 @@ def values(said: str) -> dict[int, str]:
     [
         (SHIPPED, {BOOT: [SHIPPED]}),
         (disk(**{BOOT: SHIPPED}), {BOOT: [SHIPPED]}),
-        (disk(**SLOTS), {BOOT: [LOADER], ENTRY: [SHIPPED]}),
-        (disk(**LATER), {BOOT: [LOADER], "EFI/Linux/formats_2.efi": [LATER["EFI/Linux/formats_2+3.efi"]]}),
+        (disk(**SLOTS), {BOOT: [SIGNED], ENTRY: [SHIPPED]}),
+        (disk(**LATER), {BOOT: [SIGNED], "EFI/Linux/formats_2.efi": [LATER["EFI/Linux/formats_2+3.efi"]]}),
     ],
     ids=["uki", "disk", "disk with slots", "disk with an update"],
 )
@@ -84,8 +86,16 @@ def test_a_file_is_told_of_step_by_step(told, content, programs):
 
 def test_without_boot_keys_pcr_7_is_not_told(told):
     _, said, _ = told(SHIPPED)
-    assert "PCR 7: not told: its machine is to check no signatures, or the certificates" in said
+    assert "PCR 7: not told: nobody signed it, or not by a key of these boot keys" in said
     assert set(values(said)) == {4, 9, 11, 12}
+
+
+def test_of_keys_that_did_not_sign_it_pcr_7_is_not_told(told, tmp_path):
+    folder = shutil.copytree(KEYS / "boot", tmp_path / "keys")
+    shutil.copy(folder / "KEK.crt", folder / "db.crt")
+    for content in SHIPPED, disk(**SLOTS):
+        _, said, _ = told(content, "--boot-keys", folder)
+        assert set(values(said)) == {4, 9, 11, 12}
 
 
 def test_of_an_artifact_its_signed_bytes_are_told_of(told):
@@ -130,12 +140,12 @@ def test_programs_read_json(told):
         (SHIPPED, ("--log", "nowhere"), "cannot read nowhere: No such file"),
         (SHIPPED, ("--log", "image"), "does not begin with a Spec ID event|larger than"),
         (SHIPPED, ("--key", KEYS / "test.pub"), "is signed by nobody"),
-        (SHIPPED, ("--boot-keys", "nowhere"), ""),
+        (SHIPPED, ("--boot-keys", "nowhere"), "there is no boot key nowhere/db.crt"),
     ],
 )
 def test_what_cannot_be_told_is_said(told, content, words, said):
     code, _, noted = told(content, *words)
-    assert code == int(bool(said))
+    assert code == 1
     assert re.search(said.replace("*.", r"\*."), noted), noted
 
 

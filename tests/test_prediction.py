@@ -1,6 +1,7 @@
 """What PCRs will be, told from programs alone: by the names that real logs have, and what moves which."""
 
 import json
+import random
 import subprocess
 from hashlib import sha256
 from pathlib import Path
@@ -160,6 +161,19 @@ def test_of_what_was_not_seen_less_is_told():
 def test_without_the_keys_that_are_enrolled_pcr_7_is_not_told(tmp_path):
     assert prediction.enrolled(BootKeys(tmp_path)) is None
     assert prediction.of({BOOT: [uki()]}).pcrs == (4, 9, 11, 12)
+
+
+def test_no_program_makes_it_fail_otherwise():
+    """With bytes of its headers and of a few others changed: a prediction or a Problem."""
+    rand, made = random.Random(11), uki()
+    for _ in range(300):
+        broken = bytearray(made[: rand.randrange(len(made))] if rand.random() < 0.1 else made)
+        for _ in range(rand.randrange(1, 4)):
+            broken[rand.randrange(min(len(broken), 2048))] = rand.choice((0, 1, 0x7F, 0x80, 0xFF, rand.randrange(256)))
+        try:
+            assert 11 in booted(bytes(broken)).pcrs
+        except Problem:
+            continue
 
 
 def sized(made: bytes, name: bytes, size: int) -> bytes:
