@@ -112,10 +112,10 @@ def certificate(text: bytes, *, what: str = "the certificate") -> Certificate:
         key = found.public_key()
         begins, ends, name = found.not_valid_before_utc, found.not_valid_after_utc, found.subject.rfc4514_string()
         whole = text_of_pem(found)
-        fields = der.only(whole).parts()[0].parts()
+        version, *fields = der.only(whole).parts()[0].parts()
     except Exception as error:  # the library has no one error for what it cannot read
         raise Problem(f"{what} is no X.509 certificate in PEM: {str(error)[:200] or type(error).__name__}") from error
-    serial, _, issuer = fields[1:4]  # RFC 5280, 4.1: the version, which every one of today has, comes first
+    serial, _, issuer = fields[:3] if version.tag == 0xA0 else (version, *fields[:2])  # RFC 5280, 4.1: v1 does not say
     return Certificate(whole, _public(key, what), issuer.whole, serial.whole, begins, ends, name)
 
 

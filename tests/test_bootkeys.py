@@ -119,6 +119,16 @@ def test_keys_are_made_for_their_owner_alone(tmp_path: Path, capsys: pytest.Capt
     assert "none is overwritten" in capsys.readouterr().err
 
 
+def test_a_certificate_of_the_first_version_says_none() -> None:
+    found = BootKeys(FIXTURE).certificate("db")
+    body, *rest = der.only(found.whole).parts()
+    _, *fields, _ = body.parts()  # the version, and extensions, which the first has not
+    first = der.make(der.SEQUENCE, *(each.whole for each in fields))
+    whole = der.make(der.SEQUENCE, first, *(each.whole for each in rest))
+    made = rsa.certificate(rsa.pem("CERTIFICATE", whole).encode())
+    assert (made.issuer, made.serial, made.public) == (found.issuer, found.serial, found.public)
+
+
 ROWS: dict[str, tuple[Change, str]] = {
     "a curve": (put("db.key", private(ec.generate_private_key(ec.SECP256R1()))), "key of EC\n.*RSA-2048"),
     "ed25519": (put("db.key", private(ed25519.Ed25519PrivateKey.generate())), "a key of Ed25519"),
