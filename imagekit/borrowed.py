@@ -61,8 +61,9 @@ def signatures(made: Artifact) -> list[bytes]:
     found: dict[bytes, None] = {}
     for part in made.parts:
         path = made.path.parent / part.file
-        if part.role == "uki":
-            found |= dict.fromkeys(_of_program(of_file(str(path), path.stat().st_size)))
+        if part.role in ("uki", "update"):
+            whole = of_file(str(path), path.stat().st_size)
+            found |= dict.fromkeys(_of_program(_of_update(whole) if part.role == "update" else whole))
         elif part.role == "disk":
             with containers.opened(path) as (_, disk):
                 for program in _programs(disk):
@@ -76,6 +77,15 @@ def _programs(disk: Sparse) -> Iterator[Sparse]:
             files = fatfiles.read(disk.part(partition.start, partition.size))
             paths = [path for path in sorted(files) if path.lower().endswith(".efi")]
             yield from (files[path].content() for path in paths[:MOST_PROGRAMS])
+
+
+def _of_update(whole: Sparse) -> Sparse:
+    """The UKI of an update, which comes last."""
+    beginning = whole.read(updatefile.HEAD, updatefile.MAX_MANIFEST)
+    size = re.search(rb"^uki: ([0-9]{1,15})$", beginning, re.MULTILINE)
+    if not size or not 0 < int(size[1]) <= whole.size:
+        raise Problem("the update does not say how large its UKI is")
+    return whole.part(whole.size - int(size[1]), int(size[1]))
 
 
 def _of_program(program: Sparse) -> Iterator[bytes]:
