@@ -20,7 +20,7 @@ X509 = uuid.UUID("a5c059a1-94e4-4aa7-87b5-ab155c2bf072").bytes_le  # EFI_CERT_X5
 HASH = uuid.UUID("c1c41626-504c-4092-aca9-41f936934328").bytes_le  # EFI_CERT_SHA256_GUID
 PKCS7 = uuid.UUID("4aafd29d-68df-49ee-8aa9-347d375665a7").bytes_le  # EFI_CERT_TYPE_PKCS7_GUID
 VENDORS = {"PK": GLOBAL, "KEK": GLOBAL, "db": SECURITY, "dbx": SECURITY}
-SIGNERS = {"PK": "PK", "KEK": "PK", "db": "KEK"}
+SIGNERS = {"PK": "PK", "KEK": "PK", "db": "KEK", "dbx": "KEK"}
 ATTRIBUTES = 0x27  # kept, for boot services and the running system, changed by who signs with a time
 NOTHING = sha256(b"").digest()  # a hash that no program has: dbx exists, and revokes nothing
 NOBODY = uuid.UUID("a0baa8a3-041d-48a8-bc87-c36d121b5e3d").bytes_le  # who enrols by default, to virt-firmware
@@ -49,17 +49,21 @@ def update(name: str, data: bytes, pair: Pair, *, at: datetime) -> bytes:
     return time + row + signature + data
 
 
-def enrolment(keys: BootKeys, *, at: datetime) -> dict[str, bytes]:
+def enrolment(keys: BootKeys, *, at: datetime, revoked: Sequence[Certificate] = ()) -> dict[str, bytes]:
     """Files by which a machine's own menu, or systemd-boot, enrols these keys: as .auth, .esl and .cer.
 
-    noPK.auth takes PK away again, and so turns Secure Boot off. Raises Problem where PK.key or KEK.key is not there.
+    noPK.auth takes PK away again, and so turns Secure Boot off; dbx.auth is there where certificates are revoked.
+    Raises Problem where PK.key or KEK.key is not there.
     """
     found, files = contents(keys), {}
+    found["dbx"] += certificates(revoked, owner=keys.owner)
     for name, by in SIGNERS.items():
+        if name == "dbx" and not revoked:
+            continue  # there is nothing to tell
         files[f"{name}.auth"] = update(name, found[name], keys.pair(by), at=at)
         files[f"{name}.esl"] = found[name]
-        files[f"{name}.cer"] = keys.certificate(name).whole
-    return {**files, "noPK.auth": update("PK", b"", keys.pair("PK"), at=at)}
+    cers = {f"{name}.cer": keys.certificate(name).whole for name in ("PK", "KEK", "db")}
+    return {**files, **cers, "noPK.auth": update("PK", b"", keys.pair("PK"), at=at)}
 
 
 def _name(name: str) -> bytes:

@@ -63,6 +63,12 @@ def test_files_for_a_machine_are_written(tmp_path: Path, capsys: pytest.CaptureF
     assert all(name in said for name in ("PK.auth", "KEK.auth", "db.auth", "noPK.auth"))
     assert made["db.cer"] == KEYS.certificate("db").whole
     assert made["PK.auth"].endswith(made["PK.esl"])
+    old = str(KEYS.folder / "db.crt")
+    assert cli.main(["boot-keys", str(KEYS.folder), "--enroll", str(tmp_path / "out"), "--revoke", old]) == 0
+    assert "dbx.auth revokes CN=imagekit TEST KEY db" in capsys.readouterr().out
+    assert (tmp_path / "out/dbx.auth").read_bytes().endswith(KEYS.certificate("db").whole)
+    assert cli.main(["boot-keys", str(KEYS.folder), "--revoke", old]) == 1
+    assert "--enroll OUT" in capsys.readouterr().err
     assert efivars.enrolment(KEYS, at=NOON) == efivars.enrolment(KEYS, at=NOON)
 
 

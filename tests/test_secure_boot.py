@@ -1,6 +1,7 @@
 """Secure Boot, for real: firmware starts what the enrolled key signed, and says itself that it starts nothing else."""
 
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -14,7 +15,7 @@ import pytest
 from fake_rig import opened
 from toy_program import program
 
-from imagekit import Layout, SecureBoot, bootkeys, build, definition, efivars, enrolment, plugs, supply, toolbox
+from imagekit import Layout, SecureBoot, bootkeys, build, definition, efivars, enrolment, host, plugs, supply, toolbox
 from imagekit import key as keys
 from imagekit.bootkeys import BootKeys
 from imagekit.checks import _oracles
@@ -100,6 +101,17 @@ def test_a_program_is_refused_where_other_keys_are_enrolled(tmp_path: Path) -> N
     assert DENIED in refusal("aarch64", signed(TOYS["aarch64"]), secure="on", boot_keys=tmp_path / "keys")
 
 
+def test_a_program_is_refused_when_its_certificate_is_revoked(templates: dict[str, Path], tmp_path: Path) -> None:
+    """virt-firmware reads the signed update that we write, and firmware minds what is in it."""
+    made = efivars.enrolment(KEYS, at=datetime.now(UTC), revoked=[KEYS.certificate("db")])
+    flash, update = tmp_path / "flash", tmp_path / "dbx.auth"
+    flash.write_bytes(enrolment.variables(templates["aavmf"], KEYS, store=open_store()))
+    update.write_bytes(made["dbx.auth"])
+    host.run([sys.executable, "-P", "-m", enrolment.PROGRAM, "--inplace", flash, "--add-dbx", update])
+    assert made["dbx.esl"] in flash.read_bytes()
+    assert refusal("aarch64", signed(TOYS["aarch64"]), variables=flash.read_bytes()).endswith(DENIED)
+
+
 @pytest.mark.parametrize("arch", ["x86_64", "aarch64"])
 def test_firmware_starts_an_image_that_is_signed(arch: str) -> None:
     """Nobody asks for Secure Boot here but the image; its kernel has a signature of Debian's alone."""
@@ -145,7 +157,9 @@ def test_a_machine_is_enrolled_by_the_files_that_we_write() -> None:
         "loader/loader.conf": b"timeout 0\nsecure-boot-enroll force\n",
     }
     made = efivars.enrolment(KEYS, at=datetime.now(UTC))
-    files |= {f"loader/keys/auto/{name}.auth": made[f"{name}.auth"] for name in efivars.SIGNERS}
+    files |= {
+        f"loader/keys/auto/{name}": data for name, data in made.items() if name in ("PK.auth", "KEK.auth", "db.auth")
+    }
     disk = b"".join(fat.volume(files, serial=1).chunks())
     with started("x86_64", "raw_efi", {"disk": disk}, secure="setup", wait="console:Enrolling secure boot") as guest:
         with pytest.raises(GuestProblem, match="the guest is gone"):
