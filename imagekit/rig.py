@@ -29,6 +29,7 @@ class Tpm:
 
     state: bytes = field(default=b"", repr=False)
     extend: tuple[tuple[int, bytes], ...] = ()  # (PCR, SHA-256 digest) by another's hand, before firmware measures
+    cleared: bool = False  # TPM2_Clear while it was switched off: what its owner had put into it is gone
 
 
 @dataclass(frozen=True)
@@ -80,5 +81,6 @@ class Rig:
     variables: bytes = field(default=b"", repr=False)  # UEFI's, in place of all that: a flash memory, or its beginning
     wait: str = "ready"  # what start() waits for: "ready", "shutdown", "nothing", or "console:REGEX"
     tpm: Tpm | None = None  # None: the machine has none
+    smbios: tuple[str, ...] = ()  # OEM strings (type 11), by which a firmware hands words over to what it starts
     altered: Mapping[int, bytes] = field(default_factory=dict, repr=False)  # of its own disk: number -> 64 KiB
     fresh: bool = False  # restore the booted state from a template where that can be; facts["fresh"] says how it went

@@ -9,7 +9,9 @@ import re
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from imagekit.artifact import Opened
@@ -44,13 +46,20 @@ class First:
     kept: Kept
     log: bytes = field(repr=False)
     console: str = field(repr=False)
+    folder: Path = field(repr=False)  # for as long as the fixture
 
     @property
     def parts(self) -> Parts:
         """The machine as it left it, switched off."""
         disk = Altered(self.base, self.kept.altered)
         data = seal(self.opened.artifact.manifest)["disk"]
-        return Parts(disk, Tpm(self.kept.tpm), self.kept.variables, self.rig, data)
+        tpm, variables = Tpm(self.kept.tpm), self.kept.variables
+        return Parts(disk, tpm, variables, self.rig, data, self.folder, lambda: self.another)
+
+    @cached_property
+    def another(self) -> Kept:
+        """What the first boot of another machine left."""
+        return _first(self.opened, self.target, rig=self.rig, store=self.store)[0]
 
 
 @dataclass(frozen=True)
@@ -82,7 +91,7 @@ class Sealed:
         rig = replace(parts.rig, altered=parts.disk.clusters, tpm=parts.tpm, variables=parts.variables)
         rig = replace(rig, wait=f"console:(?:{decisive})[^\r\n]*[\r\n]")
         guest = self._held.enter_context(first.target.start(first.opened, rig=rig, store=first.store))
-        return self._outcome(guest, opens, parts.data)
+        return self._outcome(guest, opens, parts.data, has_tpm=parts.tpm is not None)
 
     def refuses(self, *tampers: Tamper) -> Outcome:
         """Boot it so; raises GuestProblem unless it is refused in the words that the first tamper expects."""
@@ -100,12 +109,12 @@ class Sealed:
             raise GuestProblem(f"expected to be opened, and refused by {outcome.refusal}{_told(outcome)}")
         return outcome
 
-    def _outcome(self, guest: Guest, opens: str, data: str) -> Outcome:
+    def _outcome(self, guest: Guest, opens: str, data: str, *, has_tpm: bool) -> Outcome:
         console = bytes(guest.console.head + guest.console.tail)
         refusal = refused(console, data)
         is_opened = not refusal and re.search(opens.encode(), console) is not None
-        pcrs = guest.tpm.pcrs()
-        changed = tuple(map(str, differences(self.first.log, guest)))
+        pcrs = guest.tpm.pcrs() if has_tpm else {}
+        changed = tuple(map(str, differences(self.first.log, guest))) if has_tpm else ()
         if not is_opened:
             guest.power.cut()
         return Outcome(is_opened, refusal, guest.console.text, pcrs, changed, guest)
@@ -113,14 +122,22 @@ class Sealed:
 
 def provisioned(opened: Opened, target: Target, *, rig: Rig, store: Store, held: ExitStack) -> First:
     """Boot an image for the first time on a machine with a new TPM; raises Problem where it has no sealed disk."""
-    disk = seal(opened.artifact.manifest)["disk"]
+    seal(opened.artifact.manifest)
     _, base = held.enter_context(containers.opened(Path(f"/proc/self/fd/{opened.handles['disk']}")))
-    alone = replace(rig, tpm=Tpm(), wait="ready", channel=False)
-    with target.start(opened, rig=alone, store=store) as guest:
+    alone = replace(rig, channel=False)
+    kept, log, text = _first(opened, target, rig=alone, store=store)
+    folder = Path(held.enter_context(TemporaryDirectory(prefix="imagekit-")))
+    return First(opened, target, alone, store, base, kept, log, text, folder)
+
+
+def _first(opened: Opened, target: Target, *, rig: Rig, store: Store) -> tuple[Kept, bytes, str]:
+    """(what it left, event log, console) of a first boot."""
+    disk = seal(opened.artifact.manifest)["disk"]
+    with target.start(opened, rig=replace(rig, tpm=Tpm(), wait="ready"), store=store) as guest:
         text = guest.console.text
         if f"imagekit: {disk} new" not in text or f"imagekit: {disk} open" not in text:
             raise GuestProblem(f"its first boot made no disk {disk}\n{guest.console.end()}")
-        return First(opened, target, alone, store, base, guest.kept(), guest.tpm.log(), text)
+        return guest.kept(), guest.tpm.log(), text
 
 
 def seal(manifest: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -6,15 +6,14 @@ from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
-from uuid import UUID
 
 import pytest
 
 from imagekit import host, sealed, toolbox
 from imagekit.checks import tamper
-from imagekit.checks.tamper import Parts, Tamper
+from imagekit.checks.tamper import Tamper
 from imagekit.console import Console
-from imagekit.disk import gpt, qcow2
+from imagekit.disk import qcow2
 from imagekit.disk.altered import CLUSTER, Altered
 from imagekit.disk.sparse import Piece, Sparse, laid
 from imagekit.errors import GuestProblem, Problem
@@ -167,7 +166,9 @@ def made() -> Iterator[Callable[..., tuple[Sealed, Machines]]]:
 
         def make(*consoles: bytes) -> tuple[Sealed, Machines]:
             machines: Any = Machines(*consoles)
-            first = First(opened, machines, Rig(memory=300), open_store(), BASE, Kept({}, b"tpm", b"vars"), b"", "")
+            first = First(
+                opened, machines, Rig(memory=300), open_store(), BASE, Kept({}, b"tpm", b"vars"), b"", "", Path()
+            )
             return Sealed(first, held), machines
 
         yield make
@@ -212,32 +213,3 @@ def test_a_first_boot_that_makes_no_disk(manifest: Any, console: bytes, words: s
         opened: Any = SimpleNamespace(artifact=SimpleNamespace(manifest=manifest), handles={"disk": disk.fileno()})
         with pytest.raises(Problem, match=words):
             sealed.provisioned(opened, machines, rig=Rig(), store=open_store(), held=held)
-
-
-def parts(**fields: Any) -> Parts:
-    """A machine whose disk has a data partition, with something in it."""
-    size = 16 * MIB
-    data = gpt.Partition("data", UUID(int=1), UUID(int=2), MIB, 8 * MIB)
-    pieces = [*gpt.table(size, [data], guid=UUID(int=3)), Piece(MIB, b"LUKS\xba\xbe"), Piece(9 * MIB - 1, b"e")]
-    return Parts(**{"disk": Altered(laid(size, pieces)), "tpm": Tpm(b"state"), "variables": b"vars", "rig": Rig(),
-                    "data": "data", **fields})  # fmt: skip
-
-
-@pytest.mark.parametrize("what", tamper.ALL.values(), ids=str)
-def test_a_tamper_changes_a_copy(what: Tamper) -> None:
-    before, same = parts(), parts()
-    after = what.change(before)
-    assert after != before == same
-
-
-def test_a_blank_partition_is_no_other_part_of_the_disk() -> None:
-    after = tamper.blank_data().change(parts())
-    assert after.disk.read(MIB, 2 * MIB) == bytes(2 * MIB)
-    assert after.disk.read(9 * MIB - 1, 1) == b"e"
-    assert gpt.read(after.disk.disk()) == gpt.read(parts().disk.disk())
-
-
-def test_a_partition_that_is_not_there() -> None:
-    with pytest.raises(Problem, match="the disk has no partition root-c") as told:
-        parts().partition("root-c")
-    assert told.value.hint == "it has: data"

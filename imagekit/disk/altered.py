@@ -1,6 +1,6 @@
 """Altered: a disk of which parts are others than they were written, as a value; the disk below it is only read."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from imagekit.disk.sparse import Piece, Sparse, laid
@@ -30,14 +30,21 @@ class Altered:
 
     def write(self, offset: int, data: bytes) -> "Altered":
         """The same disk with other bytes there."""
-        self._check(offset, len(data))
-        written, at = dict(self.clusters), 0
-        while at < len(data):
-            number, inside = divmod(offset + at, CLUSTER)
-            old = self._cluster(number)
-            part = data[at : at + CLUSTER - inside]
-            written[number] = old[:inside] + part + old[inside + len(part) :]
-            at += len(part)
+        return self.write_all([(offset, data)])
+
+    def write_all(self, pieces: Iterable[tuple[int, bytes]]) -> "Altered":
+        """The same disk with other bytes in several places; what is as it was already takes no room."""
+        written = dict(self.clusters)
+        for offset, data in pieces:
+            self._check(offset, len(data))
+            at = 0
+            while at < len(data):
+                number, inside = divmod(offset + at, CLUSTER)
+                old = written[number] if number in written else self.base.read(number * CLUSTER, CLUSTER)
+                part = data[at : at + CLUSTER - inside]
+                if old[inside : inside + len(part)] != part:
+                    written[number] = old[:inside] + part + old[inside + len(part) :]
+                at += len(part)
         return replace(self, clusters=written)
 
     def flip(self, offset: int, bit: int = 0) -> "Altered":

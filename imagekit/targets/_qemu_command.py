@@ -93,6 +93,7 @@ class Command(NamedTuple):
     ram: Ram | None = None  # None: memory of QEMU's own
     is_incoming: bool = False  # wait for a saved state; kernel and initrd are in there
     clock: tuple[str, ...] = ()  # flags of the instruction clock, for a boot that is measured
+    smbios: tuple[str, ...] = ()  # OEM strings
     device_tree: str = ""  # a path; "" for a machine that makes its own or has none
 
     @property
@@ -112,6 +113,7 @@ class Command(NamedTuple):
             *("-accel", "kvm" if is_kvm else board.tcg),
             *("-smp", str(board.cpus)),
             *("-m", str(self.memory)),
+            *(word for text in self.smbios for word in ("-smbios", f"type=11,value={text.replace(',', ',,')}")),
             *self.clock,
         ]
 

@@ -132,6 +132,7 @@ def plan(opened: Opened, *, rig: Rig, store: Store) -> Plan:
             memory=board.memory or rig.memory,
             accelerator=accelerator.name,
             network=network(opened.artifact.manifest),
+            smbios=rig.smbios,
             ram=Ram(f"/proc/self/fd/{chip.ram}", is_shared=True) if chip else None,
         )
         variables = _qemu_fittings.variables(files, tools, rig, store, folder, held)

@@ -186,9 +186,9 @@ class Chip:
             self._check_done(self._control(WORD.pack(SET_DATAFD), [far.fileno()]))
         is_new = not os.fstat(self._state).st_size
         self._check_done(self._control(WORD.pack(INIT) + WORD.pack(0)))
-        if is_new:
-            for command in (_tpm2.startup(), _tpm2.allocate(), _tpm2.shutdown()):
-                _tpm2.checked(self._send(command))
+        before = (*((_tpm2.allocate(),) if is_new else ()), *((_tpm2.clear(),) if self._wanted.cleared else ()))
+        for command in (_tpm2.startup(), *before, _tpm2.shutdown()) if before else ():
+            _tpm2.checked(self._send(command))
 
     def _launch(self, control: int, printed: socket.socket) -> "Popen[bytes]":
         state = f"backend-uri=file:///proc/self/fd/{self._state}"
