@@ -18,7 +18,7 @@ from typing import BinaryIO
 
 from imagekit import early, host
 from imagekit.artifact import Opened
-from imagekit.disk import containers, discoverable, gpt, initrd, loader, tarread, uki, uncpio, untar
+from imagekit.disk import containers, discoverable, gpt, guarded, initrd, loader, tarread, uki, uncpio, untar
 from imagekit.disk.sparse import Sparse, of_file
 from imagekit.errors import Problem, RigProblem
 from imagekit.store import Store
@@ -161,11 +161,13 @@ def _rooted(found: loader.Loaded, root: Sparse, arch: str, *, store: Store) -> E
 def _own(arguments: bytes, arch: str) -> bytes:
     """The image's own arguments, without those that a format added behind them (disk/uki.arguments)."""
     kernel, dashes, init = f" {arguments.decode('utf-8', 'surrogateescape').strip()} ".partition(" -- ")
-    words = kernel.split()
+    words, consoles = kernel.split(), uki.CONSOLES[arch].split()
+    is_again = words[-1:] == [f"panic={guarded.AGAIN}"]
+    if is_again and ((words[-2:-1] and words[-2].startswith(FOUND[0])) or words[-1 - len(consoles) : -1] == consoles):
+        words.pop()  # of an image in two slots that says nothing of it
     for begin in FOUND:
         if words and words[-1].startswith(begin):
             words.pop()
-    consoles = uki.CONSOLES[arch].split()
     if words[-len(consoles) :] == consoles:
         del words[-len(consoles) :]
     return (" ".join(words) + (dashes + init).rstrip() + "\n").encode("utf-8", "surrogateescape")

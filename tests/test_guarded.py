@@ -13,7 +13,7 @@ from test_disk import cpio_members
 from test_formats import BOOTABLE, job_of
 from toy_program import program
 
-from imagekit import Layout, Problem, Seal, SecureBoot, Verity, early, plugs, toolbox
+from imagekit import Layout, Problem, Seal, SecureBoot, Verity, early, plugs, readback, toolbox
 from imagekit.bootkeys import BootKeys
 from imagekit.disk import authenticode, discoverable, fatfiles, gpt, guarded, ids, loader, medium, outline, pe, verity
 from imagekit.disk.sparse import Piece, laid
@@ -220,6 +220,33 @@ def test_what_cannot_be_started_is_told(job, tree, layout, words):
 def test_a_stub_that_takes_arguments_from_the_machine_is_taken_where_they_are_sealed_to(job):
     later = TREE.override(Tree({"/boot/stub": file(LATER)}))
     assert plan_of(job, later, secure_boot=SecureBoot(), seal=Seal(pcrs=(7, 11, 12))).facts["pcrs"]["12"] == "0" * 64
+
+
+@pytest.mark.parametrize("given", [{"seal": Seal()}, {"boot_size": "40 MiB"}])
+def test_two_slots_share_a_disk_whose_size_is_given(job, given):
+    job = replace(job, layout=Layout(root="squashfs", slots=2, size="1 GiB", **{**ALL, "seal": None, **given}))
+    disk = medium.disk(TREE, job=job, firmware=("uefi",), plan=guarded.plan(TREE, job=job))
+    sizes = {part.name: part.size // MIB for part in gpt.read(disk)}
+    assert disk.size == 1 << 30
+    assert sizes["root-a"] == sizes["root-b"] > 460
+    assert 0 <= 1024 - 2 - sum(sizes.values()) <= 3, "nothing is left over, but what two equal halves leave"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "own"),
+    [
+        (
+            "quiet console=tty0 console=ttyS0 no_timer_check rootfstype=erofs imagekit.verity=a:1:b:panic panic=10",
+            "quiet",
+        ),
+        ("quiet console=tty0 console=ttyS0 no_timer_check panic=10", "quiet"),
+        ("console=ttyS0 panic=10", "console=ttyS0 panic=10"),
+        ("panic=10 console=tty0 console=ttyS0 no_timer_check rootfstype=erofs imagekit.verity=a:1:b:panic", "panic=10"),
+        ("panic=10", "panic=10"),
+    ],
+)
+def test_what_was_added_to_the_arguments_is_known_again(arguments, own):
+    assert readback._own(arguments.encode(), "x86_64") == f"{own}\n".encode()
 
 
 def test_an_exact_policy_takes_no_key(job):

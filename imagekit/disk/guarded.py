@@ -42,6 +42,7 @@ from imagekit.tree import Tree, file
 MIB = 1 << 20
 DATA_SIZE = 64 * MIB  # bytes of the sealed partition as it is shipped
 DATA_SYSTEM = 16 * MIB  # of the file system that the first boot begins with
+ENDS = 2 * MIB  # of a disk, for its two tables
 LOADER = "/boot/loader"
 AGAIN = 10  # seconds
 RECORD = struct.Struct("<QQ")
@@ -82,7 +83,7 @@ def plan(tree: Tree, *, job: Job) -> Plan | None:
     made = slot(tree, job=job)
     files, boot_size = _boot(tree, made, job)
     started = {path: content for path, content in files.items() if isinstance(content, list)}
-    parts = _roots(made.root, job) if made.root else rooted.parts(tree, job=job)
+    parts = _roots(made.root, boot_size, job) if made.root else rooted.parts(tree, job=job)
     return Plan(files, boot_size, [*parts, *_data(job)], _facts(started, made.root, job))
 
 
@@ -226,14 +227,28 @@ def _loader(tree: Tree, arch: str) -> bytes:
     return data
 
 
-def _roots(made: Root, job: Job) -> Iterator[Part]:
+def _roots(made: Root, boot_size: int, job: Job) -> Iterator[Part]:
     """The partitions of each slot, the first with what is shipped."""
-    size = room(made.data.size, slots=job.layout.slots)
-    hashes = -(-verity.size(size // verity.BLOCK) // MIB) * MIB
+    size = max(room(made.data.size, slots=job.layout.slots), _share(boot_size, job))
     for letter in "ab"[: job.layout.slots]:
         data, device = (made.data.pieces, (Piece(0, made.hashes.device),)) if letter == "a" else ((), ())
         yield Part(f"root-{letter}", ROOTS[job.arch], Sparse(size, data), READ_ONLY)
-        yield Part(f"root-{letter}-verity", VERITY[job.arch], Sparse(hashes, device), READ_ONLY)
+        yield Part(f"root-{letter}-verity", VERITY[job.arch], Sparse(_of_hashes(size), device), READ_ONLY)
+
+
+def _share(boot_size: int, job: Job) -> int:
+    """What each of two slots has for its root of a disk whose size was given; 0 where it was not."""
+    boot = -(-(job.layout.boot_bytes or boot_size) // MIB) * MIB
+    rest = job.layout.size_bytes - boot - (DATA_SIZE if job.layout.seal else 0) - ENDS
+    half = rest // 2 // MIB * MIB
+    if job.layout.slots == 1 or half <= 0:
+        return 0
+    return next(size for size in range(half, -1, -MIB) if size + _of_hashes(size) <= half)
+
+
+def _of_hashes(size: int) -> int:
+    """Bytes of the partition for the hashes of one of this size."""
+    return -(-verity.size(size // verity.BLOCK) // MIB) * MIB
 
 
 def _data(job: Job) -> list[Part]:
