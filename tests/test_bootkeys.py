@@ -3,6 +3,7 @@
 import os
 import shutil
 import stat
+import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -16,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa as other_rsa
 
 from imagekit import bootkeys, cli, der, options, rsa
 from imagekit.bootkeys import BootKeys
-from imagekit.errors import Problem
+from imagekit.errors import Problem, RigProblem
 
 FIXTURE = Path(__file__).parent.parent / "fixtures/keys/boot"
 SIGNED = sha256(b"what is signed").digest()
@@ -161,6 +162,16 @@ def test_what_is_wrong_with_a_key_is_told(folder: Path, row: str) -> None:
     change(folder)
     with pytest.raises(Problem, match=words):
         BootKeys(folder).pair("db")
+
+
+def test_whoever_has_no_cryptography_is_told_what_brings_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    public, signature = BootKeys(FIXTURE).public("pcr"), BootKeys(FIXTURE).signer("pcr").sign(SIGNED)
+    for name in [name for name in sys.modules if name.partition(".")[0] == "cryptography"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "cryptography", None)
+    with pytest.raises(RigProblem, match=r"need the package cryptography: .*\n.*imagekit\[uefi\]"):
+        BootKeys(FIXTURE).signer("pcr")
+    assert public.verify(SIGNED, signature), "what checks needs nothing"
 
 
 @pytest.mark.parametrize(
