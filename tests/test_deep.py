@@ -30,7 +30,8 @@ OWN = Tree({**BOOT, "/etc/motd": file(b"hello"), "/dev/null": Entry("char", 0o66
 
 def started(store):
     """A tree that has all that a disk takes, with a stub of a package, and that package's row."""
-    stub, row = package(store, "linuxx64.efi.stub", program(room=40), path="usr/lib/systemd/boot/efi")
+    about = "\0systemd-stub 252.39\0".encode("utf-16le")
+    stub, row = package(store, "linuxx64.efi.stub", program(room=40, text=about), path="usr/lib/systemd/boot/efi")
     [entry] = [entry for entry in stub.tree.values() if entry.kind == "file"]
     files = {
         "/boot/stub": entry,
