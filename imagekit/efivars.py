@@ -7,7 +7,7 @@ Source: UEFI Specification 2.10, 8.2.2 (EFI_VARIABLE_AUTHENTICATION_2), 32.3 (wh
 import struct
 import uuid
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from hashlib import sha256
 
 from imagekit import der, pkcs7
@@ -63,7 +63,8 @@ def enrolment(keys: BootKeys, *, at: datetime, revoked: Sequence[Certificate] = 
         files[f"{name}.auth"] = update(name, found[name], keys.pair(by), at=at)
         files[f"{name}.esl"] = found[name]
     cers = {f"{name}.cer": keys.certificate(name).whole for name in ("PK", "KEK", "db")}
-    return {**files, **cers, "noPK.auth": update("PK", b"", keys.pair("PK"), at=at)}
+    later = at + timedelta(seconds=1)  # what is not newer than PK itself is refused (8.2.2)
+    return {**files, **cers, "noPK.auth": update("PK", b"", keys.pair("PK"), at=later)}
 
 
 def _name(name: str) -> bytes:

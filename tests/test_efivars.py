@@ -69,7 +69,9 @@ def test_files_for_a_machine_are_written(tmp_path: Path, capsys: pytest.CaptureF
     assert (tmp_path / "out/dbx.auth").read_bytes().endswith(KEYS.certificate("db").whole)
     assert cli.main(["boot-keys", str(KEYS.folder), "--revoke", old]) == 1
     assert "--enroll OUT" in capsys.readouterr().err
-    assert efivars.enrolment(KEYS, at=NOON) == efivars.enrolment(KEYS, at=NOON)
+    noon = efivars.enrolment(KEYS, at=NOON)
+    assert noon == efivars.enrolment(KEYS, at=NOON)
+    assert (noon["PK.auth"][6], noon["noPK.auth"][6]) == (0, 1), "a second later: of the same time it would be refused"
 
 
 def test_enrolling_takes_the_keys_that_are_offline(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
