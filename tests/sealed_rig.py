@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from imagekit.disk import pcrsign
 INSIDE = Path(early.__file__).with_name("inside")
 PARTS = ("settings", "policy", "secret", "commands", "nv", "tpm")
 SOURCES = (*(INSIDE / "sealed" / f"{name}.c" for name in PARTS), INSIDE / "sha256.c")
-KEYS = bootkeys.chosen(folder=Path(__file__).parent.parent / "fixtures/keys/boot")
+KEYS = bootkeys.chosen(Path(__file__).parent.parent / "fixtures/keys/boot")
 UNMEASURED = bytes(32)  # PCR 11 of a machine whose firmware started no UKI
 CC_PCR_EXTEND = 0x182
 Change = Callable[[int, bytes], bytes | None]  # of the reply to a command, by its number; None: it is cut off there
@@ -103,7 +103,7 @@ def between(folder: Path, *, replies: list[bytes] | None = None, change: Change)
 
 def _pass_on(door: socket.socket, folder: Path, replies: list[bytes] | None, change: Change, seen: list[bytes]) -> None:
     client, _ = door.accept()
-    with client, socket.socket(socket.AF_UNIX) as to:
+    with suppress(ConnectionError), client, socket.socket(socket.AF_UNIX) as to:
         if replies is None:
             to.connect(str(folder / "tpm"))
         while command := message(client):

@@ -59,6 +59,7 @@ struct search { /* for a partition on any disk */
 
 struct root { /* where the root is, and what is mounted below it before it is gone to */
     struct place place;
+    int is_verified; /* block by block */
     const char *(*mount_more)(const struct place *place, const char *below);
 };
 

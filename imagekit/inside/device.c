@@ -10,7 +10,8 @@
 
 enum { PATIENCE = 30, LOUD = 1000, PAUSE = 100 }; /* seconds; milliseconds */
 
-/* The value of NAME=VALUE on the kernel's command line, the last one as the kernel does, cut to fit. */
+/* The value of NAME=VALUE on the kernel's command line, the last one as the kernel does, cut to fit; how many there
+   are. */
 int argument(const char *name, char *value, size_t size)
 {
     static char line[8192];
@@ -22,7 +23,7 @@ int argument(const char *name, char *value, size_t size)
     char *rest = line;
     for (char *word; (word = strsep(&rest, " \n")) && strcmp(word, "--");)
         if (!strncmp(word, name, length) && word[length] == '=')
-            found = snprintf(value, size, "%s", word + length + 1) > 0;
+            found += snprintf(value, size, "%s", word + length + 1) > 0;
     return found;
 }
 

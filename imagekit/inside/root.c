@@ -100,7 +100,7 @@ int go_to(const struct root *root)
     static char *argv[] = {"init", NULL}, *env[] = {PATH, NULL};
     char kept[LONGEST / 4], types[LONGEST / 4], which[LONGEST];
     const char *wrong = NULL;
-    argument("imagekit.changes", kept, sizeof kept);
+    if (root->is_verified || !argument("imagekit.changes", kept, sizeof kept)) *kept = 0; /* nothing verifies changes */
     if (!argument("rootfstype", types, sizeof types)) strcpy(types, "squashfs,erofs,ext4");
     snprintf(which, sizeof which, "%s as %s", root->place.name, types);
     if (mount_root(root->place.name, types)) return give_up("cannot mount the root", which);

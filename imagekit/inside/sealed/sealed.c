@@ -25,16 +25,24 @@ static const char *mount_more(const struct place *root, const char *below)
     return access(SEAL, F_OK) ? NULL : open_sealed(root, below);
 }
 
+static const char *open_root(const char *wanted, int times, struct place *place)
+{
+    if (times > 1) return "said twice"; /* one of them by somebody who could not change the signed one */
+    return open_verified(wanted, place);
+}
+
 static int enter(void)
 {
     char wanted[LONGEST];
     struct root root = {.mount_more = mount_more};
-    if (!argument("imagekit.verity", wanted, sizeof wanted)) {
+    int times = argument("imagekit.verity", wanted, sizeof wanted);
+    if (!times) {
         if (!argument("root", wanted, sizeof wanted)) return give_up("the kernel's command line has no", "root=");
         if (wait_for_device(wanted, &root.place)) return give_up("there is no root", wanted);
         return go_to(&root);
     }
-    const char *wrong = open_verified(wanted, &root.place);
+    const char *wrong = open_root(wanted, times, &root.place);
+    root.is_verified = 1;
     if (wrong) event("verity %s", wrong);
     return wrong ? give_up("there is no root that the signed command line means:", wrong) : go_to(&root);
 }
