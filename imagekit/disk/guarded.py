@@ -73,23 +73,13 @@ class Slot(NamedTuple):
     root: Root | None  # in the initrd
 
 
-def plan(tree: Tree, *, job: Job) -> Plan | None:
-    """All of a disk that protects it, as its layout says; None for one that nothing does.
-
-    Raises Problem where what that takes is not there.
-    """
-    if not job.layout.guards:
-        return None
+def plan(tree: Tree, *, job: Job) -> Plan:
+    """All of a disk that protects it, as its layout says. Raises Problem where what that takes is not there."""
     made = slot(tree, job=job)
     files, boot_size = _boot(tree, made, job)
     started = {path: content for path, content in files.items() if isinstance(content, list)}
     parts = _roots(made.root, boot_size, job) if made.root else rooted.parts(tree, job=job)
     return Plan(files, boot_size, [*parts, *_data(job)], _facts(started, made.root, job))
-
-
-def facts(of: Plan | None) -> Mapping[str, Any]:
-    """What a manifest says of it."""
-    return of.facts if of else {}
 
 
 def slot(tree: Tree, *, job: Job) -> Slot:

@@ -1,7 +1,7 @@
 """Kernel, initrd and command line as one .efi file, a unified kernel image, which UEFI starts by itself."""
 
 from imagekit.artifact import Format, Job, Written, keep
-from imagekit.disk import guarded, initrd, uki
+from imagekit.disk import initrd, uki
 from imagekit.store import flow
 from imagekit.tree import Tree
 
@@ -10,6 +10,8 @@ def write(tree: Tree, *, job: Job) -> dict[str, Written]:
     """A stub from the image's suite, and behind it what kernel_initrd writes in three files."""
     initrd.check(tree, format="uki", arch=job.arch)
     if job.layout.guards:
+        from imagekit.disk import guarded  # here: most have nothing of it
+
         signed, told = guarded.alone(tree, job=job)
         return {"uki": keep(job.store, flow(signed), **told, **initrd.facts(tree.digest))}
     parts = initrd.laid(initrd.root(tree), store=job.store)
