@@ -249,6 +249,14 @@ def test_what_was_added_to_the_arguments_is_known_again(arguments, own):
     assert readback._own(arguments.encode(), "x86_64") == f"{own}\n".encode()
 
 
+def test_of_a_stub_that_nobody_knows_no_pcrs_are_told_and_none_seals(job):
+    unknown = TREE.override(Tree({"/boot/stub": file(program(text="\0systemd-stub 255.4\0".encode("utf-16le")))}))
+    assert "pcrs" not in plan_of(job, unknown, secure_boot=SecureBoot()).facts
+    for seal in Seal(), Seal(policy="exact"):
+        with pytest.raises(Problem, match="what systemd-stub 255 measures is not known"):
+            plan_of(job, unknown, secure_boot=SecureBoot(), seal=seal)
+
+
 def test_an_exact_policy_takes_no_key(job):
     plan = plan_of(replace(job, boot_keys=None), seal=Seal(pcrs=(4, 12), policy="exact"))
     assert "public" not in in_initrd(b"".join(flow(plan.files["EFI/BOOT/BOOTX64.EFI"])))[early.SEAL].decode()

@@ -25,6 +25,10 @@ SECTIONS = {  # by systemd's version: what its stub measures, in that order
 STUB, LOADER = "systemd-stub", "systemd-boot"  # what they call themselves, in UTF-16, and then their version
 
 
+class Unknown(Problem):
+    """Nobody knows what a program measures."""
+
+
 def version(program: bytes, *, of: str = STUB) -> int:
     """The version of systemd whose stub this is, or is the beginning of this. Raises Problem when it is no such one.
 
@@ -32,11 +36,11 @@ def version(program: bytes, *, of: str = STUB) -> int:
     """
     found = re.search(f"{of} ".encode("utf-16le") + b"((?:[0-9]\0){3})", program)
     if not found:
-        raise Problem(f"the program is no {of}, so that nobody knows what it measures")
+        raise Unknown(f"the program is no {of}, so that nobody knows what it measures")
     number = int(found[1].decode("utf-16le"))
     if number not in SECTIONS:
         known = ", ".join(map(str, SECTIONS))
-        raise Problem(f"what {of} {number} measures is not known", f"known: {known}")
+        raise Unknown(f"what {of} {number} measures is not known", f"known: {known}")
     return number
 
 
