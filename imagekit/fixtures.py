@@ -32,7 +32,7 @@ SCOPES: dict[str, Literal["session", "module", "function"]] = {
     **dict.fromkeys(
         ("image", "lock", "arch", "tree", "artifact", "rebuilt", "sandbox", "guest", "shipped", "rig"), "module"
     ),
-    **dict.fromkeys(("recorded", "comparison", "system", "provisioned"), "module"),
+    **dict.fromkeys(("recorded", "comparison", "system", "provisioned", "release"), "module"),
     **dict.fromkeys(("fresh", "boot", "sealed"), "function"),
     "topology": "module",
 }
@@ -231,6 +231,20 @@ def sealed(provisioned: First) -> Iterator[Sealed]:
 
     with ExitStack() as held:
         yield Sealed(provisioned, held)
+
+
+def release(
+    request: Any, image: Image, lock: Lock, arch: str, key: Key, store: Store, _imagekit: Bench
+) -> Callable[..., Artifact]:
+    """A later version of the image as an update: `release("2", generation=2)`; what is named are fields of its Seal."""
+    from dataclasses import replace
+
+    def made(version: str, **seal: Any) -> Artifact:
+        sealed = replace(image.disk.seal, **seal) if image.disk.seal else None
+        later = replace(image, version=version, disk=replace(image.disk, seal=sealed))
+        return _built(request.path, later, lock, arch, "update", key, store, _imagekit)
+
+    return made
 
 
 def comparison(

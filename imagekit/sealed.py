@@ -109,6 +109,11 @@ class Sealed:
             raise GuestProblem(f"expected to be opened, and refused by {outcome.refusal}{_told(outcome)}")
         return outcome
 
+    def later(self, guest: Guest) -> "Sealed":
+        """The same, of what a further boot left; the guest is stopped for that."""
+        guest.power.cut()
+        return Sealed(replace(self.first, kept=guest.kept()), self._held)
+
     def _outcome(self, guest: Guest, opens: str, data: str, *, has_tpm: bool) -> Outcome:
         console = bytes(guest.console.head + guest.console.tail)
         refusal = refused(console, data)
