@@ -32,7 +32,7 @@ ARGUMENTS: dict[str, str] = {  # the kernel's: a pattern of the word -> what it 
     r"imagekit\.(?!health=).*": "is said by imagekit alone",
     r"single|[sS1]": "is a shell in place of the services",
     r"emergency|rescue": "is a shell in place of the services",
-    r"systemd\.debug[-_]shell(?:=.*)?": "is a shell on a console",
+    r"systemd\.debug_shell(?:=.*)?": "is a shell on a console",
     r"systemd\.unit=(?:rescue|emergency).*": "is a shell in place of the services",
     r"rd\.(?:break|shell|debug)(?:=.*)?|rdshell|rdbreak(?:=.*)?": "is a shell in the initrd",
     r"break(?:=.*)?": "is a shell in the initrd",
@@ -131,8 +131,9 @@ def _check_kernel(image: Image) -> None:
 def _check_arguments(image: Image) -> None:
     kernel = f" {image.cmdline} ".partition(" -- ")
     for word in (*kernel[0].split(), *kernel[2].split()):
+        name, equals, value = word.replace('"', "").partition("=")
         for pattern, why in ARGUMENTS.items():
-            if re.fullmatch(pattern, word.replace('"', "")):
+            if re.fullmatch(pattern, f"{name.replace('-', '_')}{equals}{value}"):  # as the kernel compares names
                 raise Problem(f"cmdline: a protected image is not started with {word!a}: it {why}", "leave it out")
 
 

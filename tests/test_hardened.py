@@ -46,7 +46,7 @@ def seal(*, slots=1, is_signed=True, **given):
                 "init=/bin/sh", "rdinit=/bin/sh", "initrd=/evil", "root=/dev/sda1", "imagekit.verity=none",
                 "single", "S", "1", "emergency", "rescue", "systemd.debug_shell", "systemd.debug-shell=1",
                 "systemd.unit=rescue.target",
-                "rd.break", "rd.shell=1", "break=mount", "kgdboc=ttyS0", "sysrq_always_enabled", "module.sig_enforce=0",
+                "rd.break", "rd.shell=1", "break=mount", "kgdboc=ttyS0", "sysrq-always-enabled", "module.sig_enforce=0",
             )
         ),
         (image(cmdline="quiet -- single"), "not started with 'single'"),
