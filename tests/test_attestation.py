@@ -329,6 +329,9 @@ def test_a_machine_is_asked(told, tmp_path):
             for words in (["--enroll"], []):
                 code, said = told("--host", f"http://127.0.0.1:{port}", *words)
                 assert code == 0, said
+        emulated("clear")  # the key stays the same, and the count of starts begins again
+        with attest_rig.serving(program, emulated) as port:
+            assert "it was cleared, or an old state of it is back" in told("--host", f"http://127.0.0.1:{port}")[1]
     assert "runs web 1.2 x86_64" in said
     assert "FIRST SIGHT" not in said
     assert told("--host", f"http://127.0.0.1:{port}")[0] == 1
