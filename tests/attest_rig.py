@@ -47,17 +47,20 @@ def run(program, tpm, *words):
 @contextmanager
 def serving(program, tpm):
     """imagekit-attest --serve at some port of this machine, as soon as it listens."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
     env = {"TPM_SOCKET": f"{tpm.folder}/tpm"}
-    with subprocess.Popen([program, "--serve", str(port)], env=env) as process:
-        try:
-            while not _listens(port):
-                assert process.poll() is None, "the service did not start"
-                time.sleep(0.01)
-            yield port
-        finally:
-            process.terminate()
+    for _ in range(5):  # somebody else may get the free port first
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        with subprocess.Popen([program, "--serve", str(port)], env=env) as process:
+            try:
+                while not _listens(port) and process.poll() is None:
+                    time.sleep(0.01)
+                if process.poll() is None:
+                    yield port
+                    return
+            finally:
+                process.terminate()
+    raise AssertionError("the service did not start")
 
 
 def _listens(port):

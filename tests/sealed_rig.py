@@ -56,7 +56,7 @@ def settle(folder: Path, *, signer: rsa.Signer | None = None, value: bytes = UNM
 def boot(program: Path, folder: Path, *, bus: str = "tpm") -> str:
     """What it says at the end of a boot; the TPM is whoever listens at that name in the folder."""
     words = [program, folder / bus, folder]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run(words, capture_output=True, text=True, timeout=300, check=True)
     return done.stdout.removesuffix("\n")
 
 
@@ -98,7 +98,7 @@ def between(folder: Path, *, replies: list[bytes] | None = None, change: Change)
         thread = threading.Thread(target=_pass_on, args=(door, folder, replies, change, seen), daemon=True)
         thread.start()
         yield seen
-        thread.join(timeout=60)
+        thread.join(timeout=300)
 
 
 def _pass_on(door: socket.socket, folder: Path, replies: list[bytes] | None, change: Change, seen: list[bytes]) -> None:
