@@ -8,7 +8,7 @@ from dataclasses import replace
 from hashlib import sha256
 
 import pytest
-from test_formats import BOOTABLE, fitting, job_of, write
+from test_formats import BOOTABLE, fitting, job_for, job_of, write
 from toy_program import kernel, program
 
 from imagekit import inspection, matrix, plugs
@@ -63,7 +63,7 @@ def test_a_kernel_of_another_architecture_is_told_by_every_format_that_has_one(f
     tree = fitting(plug).override(Tree({"/boot/kernel": file(other)})).complete()
     words = r"/boot/kernel is for aarch64, and the image for x86_64|no kernel (that a BIOS can start|for aarch64)"
     with pytest.raises(Problem, match=words):
-        plug.write(tree, job=job_of(open_store(tmp_path), plug.arches[0]))
+        plug.write(tree, job=job_for(format, open_store(tmp_path)))
 
 
 SIZES = [  # format, size of the disk, words

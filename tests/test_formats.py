@@ -52,12 +52,16 @@ def fitting(plug, tree=BOOTABLE):
     return tree if plug.arches[0] == "x86_64" else tree.override(PI).complete()
 
 
+def job_for(format, store):
+    """Of the first architecture that the format exists for."""
+    layout = Layout(slots=2 if format == "update" else 1)
+    return replace(job_of(store, plugs.load("formats", format).arches[0]), key=from_seed(bytes(32)), layout=layout)
+
+
 def write(tree, store, format):
     """Of the first architecture that the format exists for."""
     plug = plugs.load("formats", format)
-    layout = Layout(slots=2 if format == "update" else 1)
-    job = replace(job_of(store, plug.arches[0]), key=from_seed(bytes(32)), layout=layout)
-    return plug.write(fitting(plug, tree), job=job)
+    return plug.write(fitting(plug, tree), job=job_for(format, store))
 
 
 def written(tree, store, format):
