@@ -89,7 +89,8 @@ class Sealed:
         opens = late or f"imagekit: {parts.data} open"
         decisive = "|".join([f"({opens})", *_said(parts.data)])
         rig = replace(parts.rig, altered=parts.disk.clusters, tpm=parts.tpm, variables=parts.variables)
-        rig = replace(rig, wait=f"console:(?:{decisive})[^\r\n]*[\r\n]")
+        awaited = f"(?#a disk {parts.data} that is open, or who refuses)"
+        rig = replace(rig, wait=f"console:{awaited}(?:{decisive})[^\r\n]*[\r\n]")
         guest = self._held.enter_context(first.target.start(first.opened, rig=rig, store=first.store))
         return self._outcome(guest, opens, parts.data, has_tpm=parts.tpm is not None)
 

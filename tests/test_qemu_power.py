@@ -49,6 +49,7 @@ WAITS = [
     ("powers_off_after_all", "shutdown", ""),
     ("powers_off", "console:nowhere", "the guest powered off before its console showed /nowhere/"),
     ("good_silent", "console:nowhere", "did not print /nowhere/ on its console: the guest is idle"),
+    ("good_silent", "console:(?#the login)nowhere", "did not print the login on its console: the guest is idle"),
     ("panic", "shutdown", "the guest panicked (Kernel panic"),
     ("dies", "shutdown", "QEMU ended with 1"),
     ("step_fails", "shutdown", "the onboot step 10-fetch failed with 7"),

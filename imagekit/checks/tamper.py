@@ -305,8 +305,10 @@ def other_root() -> Tamper:
     return Tamper("other-root", change, "^the root: ")
 
 
-EVERY = (
-    *(secure_boot("off"), other_tpm(), no_tpm(), cleared_tpm(), extended()),
-    *(blank_data(), null_cipher(), reencrypt(), header_bit(), data_bit(), root_bit(), other_root()),
+EVERY = (  # of those that differ in nothing but who made the UKI, one that firmware refuses stands for all
+    *(kernel_bit(), kernel_bit(signed=True), cmdline(signed=True), initrd(signed=True), pcr_signature()),
+    *(section_order(), stranger(), enrolled_stranger(), another_entry(), secure_boot("off")),
+    *(other_tpm(), no_tpm(), cleared_tpm(), extended(), blank_data(), other_disk(), null_cipher(), reencrypt()),
+    *(header_bit(), data_bit(), root_bit(), other_root()),
 )
 ALL = {each.name: each for each in EVERY}

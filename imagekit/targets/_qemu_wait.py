@@ -66,14 +66,20 @@ async def _shutdown(machine: Machine, name: str, rig: Rig) -> None:
 
 
 async def _console(machine: Machine, name: str, rig: Rig, pattern: str) -> None:
-    seek = Seeker(machine, pattern)
-    tick = _ticker(machine, lambda: f"{name}: waiting for /{pattern}/ on its console")
+    seek, shown = Seeker(machine, pattern), _shown(pattern)
+    tick = _ticker(machine, lambda: f"{name}: waiting for {shown} on its console")
     outcome = await machine.until(seek.has_found, _patience(rig), tick)
     if outcome:
         return
     if machine.ending:
-        raise machine.gone(f"before its console showed /{pattern}/; last: {machine.progress.last}")
-    raise await _late(machine, f"{name} did not print /{pattern}/ on its console: {outcome.limit}")
+        raise machine.gone(f"before its console showed {shown}; last: {machine.progress.last}")
+    raise await _late(machine, f"{name} did not print {shown} on its console: {outcome.limit}")
+
+
+def _shown(pattern: str) -> str:
+    """What is awaited, in the words of the comment that the pattern begins with: "(?#its name)..."."""
+    found = re.match(r"\(\?#([^)]+)\)", pattern)
+    return found[1] if found else f"/{pattern}/"
 
 
 class Seeker:
