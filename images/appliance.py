@@ -5,6 +5,7 @@ import pytest
 from imagekit import DOCS, Budget, Image, Layout, Seal, SecureBoot, Service, Step, Verity
 from imagekit.checks import tamper
 from imagekit.checks.attestation import unattested
+from imagekit.checks.recovery import unrecoverable
 from imagekit.checks.standard import test_is_signed, test_rebuilds_identically, test_within_size_budget  # noqa: F401
 
 image = Image(
@@ -47,3 +48,7 @@ def test_measures_what_was_predicted(sealed, artifact):
     [predicted] = (part["pcrs"] for part in artifact.manifest["parts"] if part.get("pcrs"))
     said = sealed.opens().console
     assert {pcr: value for pcr, value in predicted.items() if f"imagekit: pcr {pcr} {value}" not in said} == {}
+
+
+def test_opens_by_its_recovery_key_elsewhere(sealed):
+    assert unrecoverable(sealed) == []
