@@ -104,3 +104,13 @@ def test_sources_are_short_and_say_what_they_are(path: Path) -> None:
     assert lines[0].startswith("/* ")
     assert len(lines) < 400
     assert max(map(len, lines)) <= 120
+
+
+def test_every_reason_for_which_a_disk_stays_shut_is_explained() -> None:
+    told = (INSIDE.parent.parent / "docs/appliance.md").read_text()
+    names = ("settings", "policy", "secret", "seal", "verity", "luks", "mapper", "tpm")
+    texts = [(INSIDE / "sealed" / f"{name}.c").read_text() for name in names]
+    reason = r'(?:return|wrong =|\?|:) (?:\w+ \? )?"([a-zA-Z][^"%\\]+)"'
+    reasons = {words for text in texts for words in re.findall(reason, text)}
+    assert len(reasons) > 20
+    assert [words for words in reasons if f"`{words}" not in told] == []
