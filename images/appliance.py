@@ -5,6 +5,7 @@ import pytest
 from imagekit import DOCS, Budget, Image, Layout, Seal, SecureBoot, Service, Step, Verity
 from imagekit.checks import tamper
 from imagekit.checks.attestation import unattested
+from imagekit.checks.oracles import complaints
 from imagekit.checks.recovery import unrecoverable
 from imagekit.checks.standard import test_is_signed, test_rebuilds_identically, test_within_size_budget  # noqa: F401
 
@@ -41,6 +42,11 @@ def test_opens_as_it_was_built(sealed, artifact):
     other = sealed.opens()
     other.guest.wait_ready()
     assert other.guest.http.get("/digest").text == digest, "the secret outlived the power"
+
+
+def test_others_find_it_well_signed(artifact):
+    """sbverify of what the firmware starts, among others."""
+    assert complaints(artifact) == []
 
 
 def test_measures_what_was_predicted(sealed, artifact):

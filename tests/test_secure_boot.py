@@ -1,4 +1,7 @@
-"""Secure Boot, for real: firmware starts what the enrolled key signed, and says itself that it starts nothing else."""
+"""Secure Boot, for real: firmware itself says why it starts nothing else than what the enrolled key signed.
+
+That it starts what is signed, and the kernel in it, images/appliance.py shows.
+"""
 
 import os
 import sys
@@ -15,11 +18,10 @@ import pytest
 from fake_rig import opened
 from toy_program import program
 
-from imagekit import Layout, SecureBoot, bootkeys, build, definition, efivars, enrolment, host, plugs, supply, toolbox
-from imagekit import key as keys
+from imagekit import bootkeys, build, efivars, enrolment, host, plugs, supply, toolbox
+from imagekit.artifact import Artifact
 from imagekit.bootkeys import BootKeys
 from imagekit.checks import _oracles
-from imagekit.checks.oracles import complaints
 from imagekit.disk import authenticode, fat, pe
 from imagekit.errors import Problem, RigProblem
 from imagekit.guest import Guest, GuestProblem, Rig
@@ -28,6 +30,7 @@ from imagekit.store import flow
 from imagekit.stores.directory import open_store
 from imagekit.targets import _qemu_fittings
 from imagekit.targets._qemu_command import AARCH64, X86_64, Board
+from imagekit.verbs import boot
 
 KEYS = BootKeys(Path(__file__).parent.parent / "fixtures/keys/boot")
 TOOLS = os.environ.get("IMAGEKIT_TOOLS", "auto")
@@ -110,21 +113,6 @@ def test_a_program_is_refused_when_its_certificate_is_revoked(templates: dict[st
     host.run([sys.executable, "-P", "-m", enrolment.PROGRAM, "--inplace", flash, "--add-dbx", update])
     assert made["dbx.esl"] in flash.read_bytes()
     assert refusal("aarch64", signed(TOYS["aarch64"]), variables=flash.read_bytes()).endswith(DENIED)
-
-
-@pytest.mark.parametrize("arch", ["x86_64", "aarch64"])
-def test_firmware_starts_an_image_that_is_signed(arch: str) -> None:
-    """Nobody asks for Secure Boot here but the image; its kernel has a signature of Debian's alone."""
-    image = replace(definition.load(KEPT), disk=Layout(root="erofs", secure_boot=SecureBoot()))
-    store, key = open_store(), keys.read(KEYS.folder.parent / "test.key")
-    made = build.artifact(image, folder=KEPT.parent, lock=build.read_lock(KEPT), arch=arch, format="raw_efi",
-                          key=key, store=store)  # fmt: skip
-    assert [part["secure_boot"] for part in made.manifest["parts"]] == [SIGNER]
-    assert complaints(made) == [], "nor has sbverify any"
-    target = plugs.load("targets", f"qemu_{arch}_uefi")
-    with made.opened(key) as found, target.start(found, rig=Rig(tools=TOOLS, accelerator="tcg"), store=store) as guest:
-        assert guest.http.get("/").text == "0\n"
-        assert guest.facts["by_hand"].startswith("imagekit boot "), "no line of QEMU's enrols keys"
 
 
 @pytest.mark.parametrize(
@@ -239,6 +227,25 @@ def test_the_firmware_is_the_one_that_can_do_it(rig: Rig, board: Board, code: st
     assert _qemu_fittings.wanted(rig, board)[0] == code
     machine = _qemu_fittings.board(rig, board).machine_name
     assert machine == board.machine_name + (",smm=on" if code == "ovmf-code-secboot" else "")
+
+
+@pytest.mark.parametrize(
+    ("facts", "asked", "firmware", "has_tpm"),
+    [
+        ({}, "", "direct", False),
+        ({"verity": {}}, "", "direct", False),
+        ({"secure_boot": "00"}, "", "uefi", False),
+        ({"secure_boot": "00", "seal": {}}, "", "uefi", True),
+        ({"seal": {}}, "direct", "direct", False),
+        ({}, "bios", "bios", False),
+    ],
+)
+def test_a_protected_image_is_booted_by_hand_with_what_it_relies_on(
+    facts: dict[str, Any], asked: str, firmware: str, has_tpm: bool
+) -> None:
+    made = Artifact(Path(), b"", {"parts": [{"role": "disk", **facts}]})
+    found, tpm = boot.machine(made, asked)
+    assert (found, tpm is not None) == (firmware, has_tpm)
 
 
 @pytest.mark.parametrize(
