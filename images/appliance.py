@@ -8,6 +8,7 @@ from imagekit.checks.attestation import unattested
 from imagekit.checks.oracles import complaints
 from imagekit.checks.recovery import unrecoverable
 from imagekit.checks.standard import test_is_signed, test_rebuilds_identically, test_within_size_budget  # noqa: F401
+from imagekit.checks.updates import updated, updated_by_stranger, withdrawn
 
 image = Image(
     name="appliance",
@@ -58,3 +59,15 @@ def test_measures_what_was_predicted(sealed, artifact):
 
 def test_opens_by_its_recovery_key_elsewhere(sealed):
     assert unrecoverable(sealed) == []
+
+
+def test_opens_after_an_update_by_its_maker(sealed, release, key):
+    """And the image before it opens nothing any more, once the new one was kept and has started again."""
+    new = sealed.opens(updated(release("2", generation=2), key))
+    again = sealed.later(new.guest)
+    second = again.opens()
+    again.later(second.guest).refuses(withdrawn("appliance", "2"))
+
+
+def test_stays_shut_after_an_update_by_anybody_else(sealed, release, key):
+    sealed.refuses(updated_by_stranger(release("2", generation=2), key))
