@@ -16,8 +16,8 @@ NO_POLICY = bytes(32)  # a policy session begins with it
 NO_MEASUREMENT = bytes(32)  # a PCR after a reset, 0 to 15
 SEALED_INDEX, GENERATION_INDEX = 0x01800A00, 0x01800A01  # of NV: in the owner's range
 GENERATION_SIZE = 8  # bytes, the number big endian
-# Part 2, 13.4: OWNERWRITE, POLICYWRITE, AUTHREAD and NO_DA; once somebody wrote there, WRITTEN as well
-GENERATION_ATTRIBUTES = 1 << 1 | 1 << 3 | 1 << 18 | 1 << 25
+# Part 2, 13.4: OWNERWRITE, AUTHREAD and NO_DA; once somebody wrote there, WRITTEN as well
+GENERATION_ATTRIBUTES = 1 << 1 | 1 << 18 | 1 << 25
 WRITTEN = 1 << 29
 KEY_ATTRIBUTES = 1 << 6 | 1 << 17 | 1 << 18  # Part 2, 8.3: userWithAuth, decrypt, sign; as systemd loads such a key
 RSA_BITS = 2048
@@ -76,22 +76,14 @@ def authorized(policy: bytes, *, reference: bytes = b"") -> bytes:
     return sha256(policy + reference).digest()
 
 
-def policy_generation(policy: bytes, *, generation: int, key: bytes) -> bytes:
-    """The policy and then PolicyNV: the machine has seen no later generation than this one.
-
-    key: the name of the key that signs, without which nobody writes the number (see `generation_name`).
-    """
-    return policy_nv(policy, name=generation_name(key), operand=generation.to_bytes(GENERATION_SIZE, "big"))
+def policy_generation(policy: bytes, *, generation: int) -> bytes:
+    """The policy and then PolicyNV: the machine has seen no later generation than this one."""
+    return policy_nv(policy, name=generation_name(), operand=generation.to_bytes(GENERATION_SIZE, "big"))
 
 
-def generation_name(key: bytes) -> bytes:
-    """The name of the index that holds the generation, once it was written: its policy is PolicyAuthorize alone."""
-    return nv_name(
-        GENERATION_INDEX,
-        attributes=GENERATION_ATTRIBUTES | WRITTEN,
-        policy=policy_authorize(key),
-        size=GENERATION_SIZE,
-    )
+def generation_name() -> bytes:
+    """The name of the index that holds the generation, once it was written: the TPM's owner writes it, nobody else."""
+    return nv_name(GENERATION_INDEX, attributes=GENERATION_ATTRIBUTES | WRITTEN, policy=b"", size=GENERATION_SIZE)
 
 
 def nv_name(index: int, *, attributes: int, policy: bytes, size: int) -> bytes:

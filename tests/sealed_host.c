@@ -23,7 +23,7 @@ static const char *make_new(const struct seal *seal, struct secret *secret)
 {
     const char *wrong = seal->is_signed ? find_signature(&policy) : NULL;
     if (!wrong) wrong = prepare_indices(seal, &policy);
-    if (!wrong) wrong = satisfy(seal, &policy, 1);
+    if (!wrong) wrong = satisfy(seal, &policy);
     int code = wrong ? 0 : get_random(&policy.tpm, secret->key, sizeof secret->key);
     if (code) wrong = tpm_words(code);
     if (wrong) return wrong;
@@ -41,7 +41,7 @@ static const char *open_old(const struct seal *seal, struct secret *secret)
     int file = open(disk, O_RDONLY | O_CLOEXEC);
     if (read(file, &kept, sizeof kept) != sizeof kept || memcmp(&kept, secret, sizeof kept)) return "another disk";
     close(file);
-    return raise_generation(seal, &policy);
+    return NULL;
 }
 
 static const char *boot(const struct seal *seal, enum state *state)
@@ -53,7 +53,8 @@ static const char *boot(const struct seal *seal, enum state *state)
     compute_policies(seal, &policy);
     const char *wrong = ask_state(&policy, state);
     if (!wrong) wrong = (*state == SEALED ? open_old : make_new)(seal, &secret);
-    return wrong ? wrong : disown(&policy);
+    if (!wrong) wrong = disown(&policy, &secret);
+    return wrong || *state != SEALED ? wrong : raise_generation(&policy, &secret);
 }
 
 int main(int argc, char **argv)

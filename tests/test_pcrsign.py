@@ -107,9 +107,7 @@ def machine(tmp_path_factory):
         write("secret", b"the key of a disk")
         write("number", (5).to_bytes(8, "big"))
         made("loadexternal", "-C", "o", "-u", "key", "-c", "key.ctx", "-n", "key.name")
-        made(
-            "nvdefine", GENERATION, "-C", "o", "-s", "8", "-a", "ownerwrite|policywrite|authread|no_da", "-L", "policy"
-        )
+        made("nvdefine", GENERATION, "-C", "o", "-s", "8", "-a", "ownerwrite|authread|no_da")
         made("nvwrite", GENERATION, "-C", "o", "-i", "number")
         made("nvdefine", SEALED, "-C", "o", "-s", "17", "-a", "ownerwrite|policyread", "-L", "policy")
         made("nvwrite", SEALED, "-C", "o", "-i", "secret")
@@ -165,6 +163,6 @@ def test_the_sections_are_added_and_agree_with_what_is_measured():
     assert added.keys() == {stub.PUBLIC_KEY, stub.SIGNATURE} <= set(pe.ORDER)
     value = stub.value(stub.measured(stub.digests({**bare, **added}), version=252))
     one = json.loads(b"".join(added[stub.SIGNATURE]))["sha256"][0]
-    assert one["pol"] == pcrsign.policy(value, key=approval.name, generation=3).hex()
+    assert one["pol"] == pcrsign.policy(value, generation=3).hex()
     assert sha256(value).digest() != sha256(stub.value([])).digest()
     assert KEYS.public().verify(tpm.authorized(bytes.fromhex(one["pol"])), b64decode(one["sig"]))

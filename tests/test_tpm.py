@@ -10,11 +10,11 @@ from tpm_tools import new_tpm
 from imagekit import tpm as ours
 
 GENERATION = f"{ours.GENERATION_INDEX:#010x}"
-WRITABLE = "ownerwrite|policywrite|authread|no_da"
+WRITABLE = "ownerwrite|authread|no_da"
 PCR11 = sha256(b"something measured").digest()
 APPROVED = [  # policies in the order in which they are asserted, and ours of the same
     ("pcr", lambda _: ours.policy_pcr(ours.NO_POLICY, {11: ours.replayed([PCR11])})),
-    ("generation", lambda key: ours.policy_generation(APPROVED[0][1](key), generation=7, key=key)),
+    ("generation", lambda key: ours.policy_generation(APPROVED[0][1](key), generation=7)),
     ("authorized", lambda key: ours.policy_authorize(key)),
     ("others", lambda key: ours.policy_pcr(APPROVED[2][1](key), {7: bytes(32), 15: bytes(32)})),
 ]
@@ -31,8 +31,7 @@ def tpm(tmp_path_factory):
         whole = ours.rsa_public(made.modulus)
         (made.folder / "key.public").write_bytes(len(whole).to_bytes(2, "big") + whole)
         made("loadexternal", "-C", "o", "-u", "key.public", "-c", "key.ctx", "-n", "key.name")
-        (made.folder / "key.policy").write_bytes(ours.policy_authorize(made.read("key.name")))
-        made("nvdefine", GENERATION, "-C", "o", "-s", "8", "-a", WRITABLE, "-L", "key.policy")
+        made("nvdefine", GENERATION, "-C", "o", "-s", "8", "-a", WRITABLE)
         (made.folder / "seven").write_bytes((7).to_bytes(8, "big"))
         made("nvwrite", GENERATION, "-C", "o", "-i", "seven")
         yield made
@@ -59,7 +58,7 @@ def test_names_are_those_that_the_tpm_gives(tpm):
     assert ours.rsa_name(tpm.modulus).hex() == tpm.read("key.name").hex()
     assert "exponent: 65537" in tpm("readpublic", "-c", "key.ctx")
     said = tpm("nvreadpublic", GENERATION)
-    assert re.search(r"name: (\w+)", said).group(1) == ours.generation_name(ours.rsa_name(tpm.modulus)).hex()
+    assert re.search(r"name: (\w+)", said).group(1) == ours.generation_name().hex()
 
 
 def test_extensions_give_the_pcr_that_the_tpm_has(tpm):

@@ -42,18 +42,15 @@ def sections(parts: Parts, *, of: bytes, approval: Approval) -> dict[str, list[b
     return {stub.PUBLIC_KEY: public, stub.SIGNATURE: [signature(value, approval)]}
 
 
-def policy(value: bytes, *, key: bytes, generation: int) -> bytes:
-    """The digest of the policy that is signed: PCR 11 has this value, and no later generation was seen.
-
-    key: the name of the key that signs.
-    """
+def policy(value: bytes, *, generation: int) -> bytes:
+    """The digest of the policy that is signed: PCR 11 has this value, and no later generation was seen."""
     measured = tpm.policy_pcr(tpm.NO_POLICY, {stub.PCR: value})
-    return tpm.policy_generation(measured, generation=generation, key=key)
+    return tpm.policy_generation(measured, generation=generation)
 
 
 def signature(value: bytes, approval: Approval) -> bytes:
     """The text of .pcrsig, for this value of PCR 11: its keys in systemd's order, without a space."""
-    digest = policy(value, key=approval.name, generation=approval.generation)
+    digest = policy(value, generation=approval.generation)
     one = {
         "pcrs": [stub.PCR],
         "pkfp": approval.signer.public.fingerprint,

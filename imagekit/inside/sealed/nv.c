@@ -92,6 +92,18 @@ int nv_write(struct tpm *tpm, uint32_t by, uint32_t index, uint32_t session, con
     return 0;
 }
 
+/* The same of a few bytes, by the owner who has this password. */
+int nv_write_owned(struct tpm *tpm, uint32_t index, const uint8_t password[DIGEST], const void *bytes, size_t size)
+{
+    struct packet *p = begin(tpm, CC_NV_WRITE);
+    put(p, 4, OWNER);
+    put(p, 4, index);
+    authorize_with(tpm, password);
+    put_sized(p, bytes, size);
+    put(p, 2, 0);
+    return finish(tpm);
+}
+
 /* 31.13 */
 int nv_read(struct tpm *tpm, uint32_t index, uint32_t session, void *bytes, size_t size)
 {

@@ -12,7 +12,6 @@
 enum { CC_POLICY_NV = 0x149, CC_POLICY_AUTHORIZE = 0x16a, CC_POLICY_PCR = 0x17f, LOWER_OR_EQUAL = 9 };
 enum {
     OWNERWRITE = 1 << 1,
-    POLICYWRITE = 1 << 3,
     AUTHREAD = 1 << 18,
     NO_DA = 1 << 25,
     WRITTEN = 1 << 29,
@@ -42,19 +41,18 @@ static void extend_by_pcrs(const struct policy *policy, uint32_t pcrs, uint8_t d
     hash(&p, digest);
 }
 
-/* The index of the generation. Its policy is a part of its name, and its name one of the approved policy: so that
-   policy, which only says who approves, must not be any more than this. */
-struct nv generation_index(const struct policy *policy)
+/* The index of the generation. Its name is a part of the approved policy, so it cannot have a policy with values of
+   this machine: and one without them would let any system write it that brings PCR 11 to what was signed. So nobody but
+   the owner does, whose password lies with the key. */
+struct nv generation_index(void)
 {
-    struct nv nv = {GENERATION_INDEX, OWNERWRITE | POLICYWRITE | AUTHREAD | NO_DA | WRITTEN, {0}, DIGEST, 8};
-    memcpy(nv.policy, policy->write, DIGEST);
-    return nv;
+    return (struct nv){GENERATION_INDEX, OWNERWRITE | AUTHREAD | NO_DA | WRITTEN, {0}, 0, 8};
 }
 
 static void extend_by_generation(const struct policy *policy, uint8_t digest[DIGEST])
 {
     struct packet p = {.size = 0}, arguments = {.size = 0}, public = {.size = 0};
-    struct nv nv = generation_index(policy);
+    struct nv nv = generation_index();
     uint8_t of_arguments[DIGEST], of_public[DIGEST];
     put_bytes(&arguments, policy->generation, sizeof policy->generation);
     put(&arguments, 2, 0);
@@ -90,7 +88,7 @@ static void compute_authorized(const uint8_t name[2 + DIGEST], uint8_t digest[DI
     hash(&again, digest);
 }
 
-/* Who may read the key, who may write key and generation, and what the maker has to have signed for that. */
+/* Who may read and write the key, and what the maker has to have signed for that. */
 void compute_policies(const struct seal *seal, struct policy *policy)
 {
     for (int i = 0; i < 8; i++) policy->generation[i] = (uint8_t)(seal->generation >> (56 - 8 * i));
@@ -99,13 +97,11 @@ void compute_policies(const struct seal *seal, struct policy *policy)
     uint32_t others = seal->is_signed ? seal->pcrs & ~(1U << SIGNED_PCR) : seal->pcrs;
     if (seal->is_signed) {
         compute_name(seal, policy->name);
-        compute_authorized(policy->name, policy->write);
+        compute_authorized(policy->name, policy->read);
         extend_by_pcrs(policy, 1U << SIGNED_PCR, policy->approved);
         extend_by_generation(policy, policy->approved);
-        memcpy(policy->read, policy->write, DIGEST);
     }
     if (others) extend_by_pcrs(policy, others, policy->read);
-    if (!seal->is_signed) memcpy(policy->write, policy->read, DIGEST);
 }
 
 /* ---- the signature ---- */
@@ -193,15 +189,15 @@ static const char *satisfy_signed(const struct seal *seal, struct policy *policy
     return code ? tpm_words(code) : NULL;
 }
 
-/* Bring the session to where it may write (or, as a whole, also read): what is missing for that, or NULL. A session
-   serves one command, and is satisfied anew for the next, from the beginning, wherever the last time ended. */
-const char *satisfy(const struct seal *seal, struct policy *policy, int is_whole)
+/* Bring the session to where it may read and write the key: what is missing for that, or NULL. A session serves one
+   command, and is satisfied anew for the next, from the beginning, wherever the last time ended. */
+const char *satisfy(const struct seal *seal, struct policy *policy)
 {
     uint32_t others = seal->is_signed ? seal->pcrs & ~(1U << SIGNED_PCR) : seal->pcrs;
     int code = policy->was_begun++ ? policy_restart(&policy->tpm, policy->session) : 0;
     if (code) return tpm_words(code);
     const char *wrong = seal->is_signed ? satisfy_signed(seal, policy) : NULL;
-    if (wrong || !others || (seal->is_signed && !is_whole)) return wrong;
+    if (wrong || !others) return wrong;
     code = policy_pcr(&policy->tpm, policy->session, others);
     return code ? tpm_words(code) : NULL;
 }

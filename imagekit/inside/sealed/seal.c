@@ -91,13 +91,14 @@ static const char *map(const struct seal *seal, const char *device, const uint8_
 
 /* ---- the first boot ---- */
 
-/* From the kernel and from the TPM: neither alone knows it. */
-static const char *make_key(struct policy *policy, uint8_t key[VOLUME_KEY])
+/* From the kernel and from the TPM: neither alone knows it. So early the kernel may know little but the seed that the
+   loader gave it, which lies on the boot partition. */
+static const char *make_random(struct policy *policy, uint8_t *bytes, size_t size)
 {
     uint8_t other[VOLUME_KEY];
-    if (getrandom(key, VOLUME_KEY, 0) != VOLUME_KEY) return "no random numbers";
-    int code = get_random(&policy->tpm, other, sizeof other);
-    for (int i = 0; i < VOLUME_KEY; i++) key[i] ^= other[i];
+    if (size > sizeof other || getrandom(bytes, size, 0) != (ssize_t)size) return "no random numbers";
+    int code = get_random(&policy->tpm, other, size);
+    for (size_t i = 0; i < size; i++) bytes[i] ^= other[i];
     explicit_bzero(other, sizeof other);
     return code ? tpm_words(code) : NULL;
 }
@@ -148,18 +149,18 @@ static const char *make_files(const struct seal *seal, const char *device, const
     return wrong;
 }
 
-static const char *make_passphrase(char passphrase[2 * PASSPHRASE])
+static const char *make_passphrase(struct policy *policy, char passphrase[2 * PASSPHRASE])
 {
     uint8_t bytes[PASSPHRASE];
     char *to = passphrase;
-    if (getrandom(bytes, sizeof bytes, 0) != sizeof bytes) return "no random numbers";
+    const char *wrong = make_random(policy, bytes, sizeof bytes);
     for (int i = 0; i < PASSPHRASE; i++) {
         if (i && !(i % GROUP)) *to++ = '-';
         *to++ = KEY_CHARACTERS[bytes[i] % 32];
     }
     *to = 0;
     explicit_bzero(bytes, sizeof bytes);
-    return NULL;
+    return wrong;
 }
 
 /* To the console itself: the kernel's log would keep it, for whoever reads that later. */
@@ -182,11 +183,12 @@ static void name_disk(const struct seal *seal, const struct headers *headers, ui
     sha256_end(&s, digest);
 }
 
-static const char *make_header(const struct seal *seal, const char *device, struct secret *secret)
+static const char *make_header(const struct seal *seal, struct policy *policy, const char *device,
+                               struct secret *secret)
 {
     char passphrase[2 * PASSPHRASE];
     struct headers headers;
-    const char *wrong = make_passphrase(passphrase);
+    const char *wrong = make_passphrase(policy, passphrase);
     if (!wrong) wrong = write_luks(device, secret->key, passphrase);
     if (!wrong) wrong = read_headers(device, &headers);
     memcpy(secret->headers, headers.digest, DIGEST);
@@ -223,10 +225,10 @@ static const char *make_new(const struct seal *seal, struct policy *policy, cons
     const char *wrong = seal->is_signed ? find_signature(policy) : NULL;
     if (seal->has_secure_boot && !has_secure_boot()) return "Secure Boot is off";
     if (!wrong) wrong = prepare_indices(seal, policy);
-    if (!wrong) wrong = satisfy(seal, policy, 1);
-    if (!wrong) wrong = make_key(policy, secret->key);
+    if (!wrong) wrong = satisfy(seal, policy);
+    if (!wrong) wrong = make_random(policy, secret->key, sizeof secret->key);
     if (!wrong) wrong = make_files(seal, device, secret->key);
-    if (!wrong) wrong = make_header(seal, device, secret);
+    if (!wrong) wrong = make_header(seal, policy, device, secret);
     if (!wrong) wrong = keep_secret(seal, policy, secret);
     return wrong;
 }
@@ -272,7 +274,6 @@ static const char *open_old(const struct seal *seal, struct policy *policy, cons
 {
     const char *wrong = fetch_secret(seal, policy, secret);
     if (!wrong) wrong = check_headers(seal, device, secret);
-    if (!wrong && is_proven()) wrong = raise_generation(seal, policy);
     return wrong;
 }
 
@@ -289,7 +290,8 @@ static const char *get_secret(const struct seal *seal, struct policy *policy, co
     const char *wrong = ask_state(policy, &state);
     if (!wrong && state != SEALED) wrong = begin_new(state, device);
     if (!wrong) wrong = (state == SEALED ? open_old : make_new)(seal, policy, device, secret);
-    if (!wrong) wrong = disown(policy);
+    if (!wrong) wrong = disown(policy, secret);
+    if (!wrong && state == SEALED && is_proven()) wrong = raise_generation(policy, secret);
     if (wrong) return wrong;
     if (state == SEALED) event("%s unsealed", seal->disk);
     else event("%s new", seal->disk);

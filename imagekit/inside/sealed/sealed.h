@@ -31,17 +31,17 @@ struct policy { /* of this image, in the state that this machine is in */
     const char *signatures;            /* where they lie */
     uint8_t values[MOST_PCRS][DIGEST]; /* of the PCRs */
     uint8_t name[2 + DIGEST];          /* of the key that signs */
-    uint8_t approved[DIGEST], write[DIGEST], read[DIGEST];
+    uint8_t approved[DIGEST], read[DIGEST];
     uint8_t generation[8], signature[MODULUS];
     int has_signature, has_ticket, was_begun;
     struct ticket ticket;
     uint32_t session;
 };
 
-struct nv generation_index(const struct policy *policy);
+struct nv generation_index(void);
 void compute_policies(const struct seal *seal, struct policy *policy);
 const char *find_signature(struct policy *policy);
-const char *satisfy(const struct seal *seal, struct policy *policy, int is_whole);
+const char *satisfy(const struct seal *seal, struct policy *policy);
 
 /* ---- secret.c ---- */
 
@@ -55,8 +55,8 @@ const char *ask_state(struct policy *policy, enum state *state);
 const char *prepare_indices(const struct seal *seal, struct policy *policy);
 const char *keep_secret(const struct seal *seal, struct policy *policy, const struct secret *secret);
 const char *fetch_secret(const struct seal *seal, struct policy *policy, struct secret *secret);
-const char *raise_generation(const struct seal *seal, struct policy *policy);
-const char *disown(struct policy *policy);
+const char *raise_generation(struct policy *policy, const struct secret *secret);
+const char *disown(struct policy *policy, const struct secret *secret);
 const char *leave(const struct seal *seal, struct policy *policy, const char *wrong);
 
 /* ---- mapper.c ---- */

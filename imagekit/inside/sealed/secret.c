@@ -4,7 +4,8 @@
    Not even the owner of the TPM writes it, so that what is found there was put there by an image that may open it:
    somebody who clears the TPM can define the index again, but cannot fill it. GENERATION_INDEX holds the lowest
    generation of an image that may open it; VALUES_INDEX the PCRs of the first boot, by which a refusal tells which of
-   them differ. Then the TPM gets passwords that nobody knows: nobody removes the indices without clearing it. */
+   them differ. Then the TPM gets passwords: nobody removes the indices without clearing it. The owner's is made of the
+   key, so who may open the disk may raise the generation, and nobody else changes it; the other is nobody's. */
 
 #include "sealed.h"
 #include <sys/random.h>
@@ -74,7 +75,7 @@ const char *prepare_indices(const struct seal *seal, struct policy *policy)
 {
     uint8_t bytes[MOST_PCRS * DIGEST];
     struct tpm *tpm = &policy->tpm;
-    struct nv key = key_index(policy), generation = generation_index(policy), values = {
+    struct nv key = key_index(policy), generation = generation_index(), values = {
         VALUES_INDEX, OWNERWRITE | AUTHREAD | NO_DA, {0}, 0, gather_values(seal, policy, bytes)};
     generation.attributes &= ~(uint32_t)WRITTEN;
     int code = clear_primary_policy(tpm, OWNER);
@@ -89,7 +90,7 @@ const char *prepare_indices(const struct seal *seal, struct policy *policy)
 
 static const char *lock_writing(const struct seal *seal, struct policy *policy)
 {
-    const char *wrong = satisfy(seal, policy, 1);
+    const char *wrong = satisfy(seal, policy);
     if (wrong) return wrong;
     int code = nv_write_lock(&policy->tpm, KEY_INDEX, policy->session);
     return code ? tpm_words(code) : NULL;
@@ -98,28 +99,48 @@ static const char *lock_writing(const struct seal *seal, struct policy *policy)
 /* Put the secret into its index. From then on it is the key of the disk. */
 const char *keep_secret(const struct seal *seal, struct policy *policy, const struct secret *secret)
 {
-    const char *wrong = satisfy(seal, policy, 1);
+    const char *wrong = satisfy(seal, policy);
     if (wrong) return wrong;
     int code = nv_write(&policy->tpm, KEY_INDEX, KEY_INDEX, policy->session, secret, sizeof *secret);
     return code ? tpm_words(code) : lock_writing(seal, policy);
 }
 
-static int set_password(struct tpm *tpm, uint32_t hierarchy)
+/* The last byte of a password is none that is zero, which a TPM would take off (Part 1, 19.6.4.3). */
+static void make_owner(const struct secret *secret, uint8_t password[DIGEST])
+{
+    struct sha256 s;
+    sha256_begin(&s);
+    sha256_add(&s, "imagekit owner", sizeof "imagekit owner");
+    sha256_add(&s, secret->key, sizeof secret->key);
+    sha256_end(&s, password);
+    password[DIGEST - 1] |= 1;
+}
+
+static int set_owner(struct tpm *tpm, const struct secret *secret)
 {
     uint8_t password[DIGEST];
-    if (getrandom(password, sizeof password, 0) != sizeof password) return TPM_BROKEN;
-    int code = hierarchy_change_auth(tpm, hierarchy, password, sizeof password);
+    make_owner(secret, password);
+    int code = hierarchy_change_auth(tpm, OWNER, password, sizeof password);
     explicit_bzero(password, sizeof password);
     return code;
 }
 
-/* Give owner and lockout passwords that nobody knows, unless they have such. */
-const char *disown(struct policy *policy)
+static int set_lockout(struct tpm *tpm)
+{
+    uint8_t password[DIGEST];
+    if (getrandom(password, sizeof password, 0) != sizeof password) return TPM_BROKEN;
+    int code = hierarchy_change_auth(tpm, LOCKOUT, password, sizeof password);
+    explicit_bzero(password, sizeof password);
+    return code;
+}
+
+/* Give the owner a password that only who has the key knows, and lockout one that nobody knows, unless they have. */
+const char *disown(struct policy *policy, const struct secret *secret)
 {
     uint32_t set;
     int code = owners(&policy->tpm, &set);
-    if (!code && !(set & OWNED)) code = set_password(&policy->tpm, OWNER);
-    if (!code && !(set & LOCKED_OUT)) code = set_password(&policy->tpm, LOCKOUT);
+    if (!code && !(set & OWNED)) code = set_owner(&policy->tpm, secret);
+    if (!code && !(set & LOCKED_OUT)) code = set_lockout(&policy->tpm);
     return code ? tpm_words(code) : NULL;
 }
 
@@ -173,26 +194,27 @@ const char *fetch_secret(const struct seal *seal, struct policy *policy, struct 
     const char *wrong = check_index(seal, policy, &is_open);
     if (wrong || missing) return wrong ? wrong : missing;
     wrong = read_generation(policy, generation);
-    if (!wrong) wrong = satisfy(seal, policy, 1);
+    if (!wrong) wrong = satisfy(seal, policy);
     if (!wrong) code = nv_read(&policy->tpm, KEY_INDEX, policy->session, secret, sizeof *secret);
     if (code) wrong = tpm_words(code);
     return !wrong && is_open ? lock_writing(seal, policy) : wrong; /* the first boot was cut off before that */
 }
 
 /* Let no image of a lower generation open it any more. */
-const char *raise_generation(const struct seal *seal, struct policy *policy)
+const char *raise_generation(struct policy *policy, const struct secret *secret)
 {
-    uint8_t generation[8];
+    uint8_t generation[8], password[DIGEST];
     const char *wrong = read_generation(policy, generation);
     if (wrong || !memcmp(generation, policy->generation, 8)) return wrong;
-    if ((wrong = satisfy(seal, policy, 0))) return wrong;
-    int code = nv_write(&policy->tpm, GENERATION_INDEX, GENERATION_INDEX, policy->session, policy->generation, 8);
+    make_owner(secret, password);
+    int code = nv_write_owned(&policy->tpm, GENERATION_INDEX, password, policy->generation, 8);
+    explicit_bzero(password, sizeof password);
     return code ? tpm_words(code) : NULL;
 }
 
 static const char *lock_reading(const struct seal *seal, struct policy *policy)
 {
-    const char *wrong = satisfy(seal, policy, 1);
+    const char *wrong = satisfy(seal, policy);
     int code = wrong ? 0 : nv_read_lock(&policy->tpm, KEY_INDEX, policy->session);
     int flushed = flush(&policy->tpm, policy->session);
     if (wrong) return wrong;

@@ -106,17 +106,22 @@ struct packet *begin(struct tpm *tpm, uint32_t code)
     return p;
 }
 
-/* Authorize by a policy session, which goes on, or by the empty password: TPMS_AUTH_COMMAND (Part 2, 10.13.2). */
-void authorize(struct tpm *tpm, uint32_t session)
+/* Authorize by a policy session, which goes on, or by a password: TPMS_AUTH_COMMAND (Part 2, 10.13.2). */
+static void authorize_by(struct tpm *tpm, uint32_t session, const void *password, size_t size)
 {
     struct packet *p = &tpm->command;
     p->bytes[1] = SESSIONS & 0xff;
-    put(p, 4, 4 + 2 + 1 + 2);
+    put(p, 4, 4 + 2 + 1 + 2 + size);
     put(p, 4, session);
     put_sized(p, "", 0);
     put(p, 1, session != PASSWORD);
-    put_sized(p, "", 0);
+    put_sized(p, password, size);
 }
+
+/* A password here is the empty one. */
+void authorize(struct tpm *tpm, uint32_t session) { authorize_by(tpm, session, "", 0); }
+
+void authorize_with(struct tpm *tpm, const uint8_t password[DIGEST]) { authorize_by(tpm, PASSWORD, password, DIGEST); }
 
 static int write_all(int file, const uint8_t *bytes, size_t size)
 {

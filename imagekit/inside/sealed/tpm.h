@@ -58,6 +58,7 @@ const uint8_t *get_sized(struct packet *packet, size_t *size);
 int is_done(const struct packet *packet);
 struct packet *begin(struct tpm *tpm, uint32_t code);
 void authorize(struct tpm *tpm, uint32_t session);
+void authorize_with(struct tpm *tpm, const uint8_t password[DIGEST]);
 int tpm_send(struct tpm *tpm);
 const char *tpm_words(int code);
 
@@ -102,6 +103,7 @@ int nv_read_public(struct tpm *tpm, uint32_t index, struct nv *nv);
 int nv_define(struct tpm *tpm, const struct nv *nv);
 int nv_undefine(struct tpm *tpm, uint32_t index);
 int nv_write(struct tpm *tpm, uint32_t by, uint32_t index, uint32_t session, const void *bytes, size_t size);
+int nv_write_owned(struct tpm *tpm, uint32_t index, const uint8_t password[DIGEST], const void *bytes, size_t size);
 int nv_read(struct tpm *tpm, uint32_t index, uint32_t session, void *bytes, size_t size);
 int nv_read_lock(struct tpm *tpm, uint32_t index, uint32_t session);
 int nv_write_lock(struct tpm *tpm, uint32_t index, uint32_t session);
