@@ -99,7 +99,7 @@ def predicted(manifest: Mapping[str, Any]) -> Mapping[int, bytes]:
     except (ValueError, AttributeError, TypeError):
         raise Problem("the manifest's PCRs are none") from None
     if STUB not in pcrs or any(len(value) != quote.DIGEST for value in pcrs.values()):
-        raise Problem("the image's manifest predicts no PCRs", "one that is sealed or signed does: Seal(...), SecureBoot(...)")
+        raise Problem("the image's manifest predicts no PCRs", "that of a sealed or signed image does")
     return {pcr: pcrs[pcr] for pcr in sorted(pcrs) if pcr in COMPARED}
 
 
