@@ -29,6 +29,7 @@ SAYS = {  # who refuses -> what is on the console then, with its reason
     "the disk {disk}": rb"imagekit: {disk} sealed: ([^\r\n]+)",
     "the root": rb"imagekit: verity (?!root-)([^\r\n]+)",
     "the kernel": rb"device-mapper: verity: ([^\r\n]* is corrupted)",
+    "the loader": rb"(Error registering initrd: [^\r\n]+)",
     "the firmware": rb"(Access Denied|Access denied|Security Violation)",
 }
 PCR = re.compile(rb"imagekit: pcr (\d{1,2}) ([0-9a-f]{64})")

@@ -108,6 +108,7 @@ def test_an_overlay_that_is_not_ours(more: tuple[str, ...], tmp_path: Path) -> N
         ),
         (b'BdsDxe: failed to load Boot0001 "UEFI" from PciRoot(0x0): Access Denied\r\n', "the firmware: Access Denied"),
         (b"Error loading \\EFI\\Linux\\a.efi: Access denied\r\n", "the firmware: Access denied"),
+        (b"Error registering initrd: Already started\r\n", "the loader: Error registering initrd: Already started"),
         (b"imagekit: other sealed: no TPM\r\n", ""),
         (b"imagekit: data sealed: \x1b[2J\r\n", "the disk data: \\x1b[2J"),
         (b"", ""),

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import pytest
 
 from imagekit import toolbox
-from imagekit.arch import ARCHES
 from imagekit.errors import MachineProblem, Problem, RigProblem
 from imagekit.guest import NO_CHIP, GuestProblem, Rig
 from imagekit.rig import Tpm
@@ -136,6 +135,10 @@ def test_its_state_goes_on_in_another_process(chips: Callable[..., _tpm.Chip]) -
     machine.power_on()
     assert b"kept" in _tpm2.checked(machine.ask(asked))
     assert _tpm2.code(second.send(_tpm2.clear())) == 0  # from the bus: what the owner defined is gone
+    assert _tpm2.code(machine.ask(asked)) != 0
+    machine.close()
+    machine = plugged(chips(state=first.state(), cleared=True))
+    machine.power_on()
     assert _tpm2.code(machine.ask(asked)) != 0
     machine.close()
 
@@ -297,9 +300,16 @@ def test_a_machine_ends_with_its_tpm_and_says_so() -> None:
         assert "guest| " in told.value.message
 
 
-@pytest.mark.parametrize("arch", ARCHES)
-def test_a_guest_has_it_and_cannot_be_restored_with_it(arch: str) -> None:
-    with boot(image(network="none"), arch, tpm=Tpm(), fresh=True) as guest:
+def test_the_firmware_hands_words_over() -> None:
+    board = _qemu_plan.BOARDS["aarch64"]
+    command = _qemu_plan.Command(board, "", "", "", 256, "tcg", "", smbios=("key=a,b", "c"))
+    words = command.arguments
+    told = [words[place + 1] for place, word in enumerate(words) if word == "-smbios"]
+    assert told == ["type=11,value=key=a,,b", "type=11,value=c"]
+
+
+def test_a_guest_has_it_and_cannot_be_restored_with_it() -> None:
+    with boot(image(network="none"), "aarch64", tpm=Tpm(), fresh=True) as guest:
         assert guest.facts["fresh"].startswith("booted: its TPM would not be the one")
         with pytest.raises(Problem, match="a machine with a TPM cannot be saved"):
             guest.save("/nowhere")

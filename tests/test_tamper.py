@@ -59,14 +59,18 @@ def told(path: Path, verb: str, *words: str, input: bytes = b"") -> str:
     return done.stdout.decode()
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the stranger's keys lie, which take a while to make."""
+    return tmp_path_factory.mktemp("parts")
+
+
 @pytest.fixture
-def parts(luks: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Parts:
+def parts(luks: bytes, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Parts:
     """A machine after its first boot."""
     monkeypatch.setenv("IMAGEKIT_BOOT_KEYS", str(KEYS.folder))
     disk = Altered(made(ESP, luks))
-    return Parts(
-        disk, Tpm(b"state"), b"variables", Rig(), "data", tmp_path, lambda: Kept({200: b"other" * 13107 + b"!"})
-    )
+    return Parts(disk, Tpm(b"state"), b"variables", Rig(), "data", folder, lambda: Kept({200: b"other" * 13107 + b"!"}))
 
 
 def made(esp: dict[str, bytes], luks: bytes) -> Sparse:

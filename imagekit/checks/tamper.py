@@ -178,6 +178,20 @@ def another_entry(name: str = "zzz_9.efi", more: str = DEBUG) -> Tamper:
     return Tamper("another-entry", change, FIRMWARE)
 
 
+def another_initrd(more: str = DEBUG) -> Tamper:
+    """An entry of the loader that starts the owner's UKI with an initrd of its own, and more arguments."""
+    entry = f"title other\nsort-key 0\nversion 9\nlinux /{{}}\ninitrd /other.cpio\noptions {more}\n"
+
+    def change(parts: Parts) -> Parts:
+        path, _ = parts.program
+        if not path.startswith("EFI/Linux/"):  # there is no loader
+            return another_entry(more=more).change(parts)
+        archive = cpio.archive([("/init", file(b"", mode=0o755))])
+        return parts.with_files({"loader/entries/other.conf": entry.format(path).encode(), "other.cpio": archive})
+
+    return Tamper("another-initrd", change, "^the loader: Error registering initrd|^the firmware: ")
+
+
 def secure_boot(state: str) -> Tamper:
     """Secure Boot "off", by who has the firmware's menu, or "setup": its keys are deleted."""
 
@@ -307,8 +321,18 @@ def other_root() -> Tamper:
 
 EVERY = (  # of those that differ in nothing but who made the UKI, one that firmware refuses stands for all
     *(kernel_bit(), kernel_bit(signed=True), cmdline(signed=True), initrd(signed=True), pcr_signature()),
-    *(section_order(), stranger(), enrolled_stranger(), another_entry(), secure_boot("off")),
-    *(other_tpm(), no_tpm(), cleared_tpm(), extended(), blank_data(), other_disk(), null_cipher(), reencrypt()),
+    *(section_order(), stranger(), enrolled_stranger(), another_entry(), another_initrd()),
+    *(
+        secure_boot("off"),
+        other_tpm(),
+        no_tpm(),
+        cleared_tpm(),
+        extended(),
+        blank_data(),
+        other_disk(),
+        null_cipher(),
+        reencrypt(),
+    ),
     *(header_bit(), data_bit(), root_bit(), other_root()),
 )
 ALL = {each.name: each for each in EVERY}
