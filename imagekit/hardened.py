@@ -17,12 +17,13 @@ from imagekit.layout import Layout
 from imagekit.protection import SIGNED_PCR, Seal
 from imagekit.tree import Tree
 
-BOOT_PROGRAMS_PCR, TABLE_PCR, POLICY_PCR = 4, 5, 7  # "TCG PC Client Platform Firmware Profile", table 1
+DRIVERS_PCR, BOOT_PROGRAMS_PCR, TABLE_PCR, POLICY_PCR = 2, 4, 5, 7  # "TCG PC Client Platform Firmware Profile", table 1
 ARGUMENTS_PCR = (
     12  # systemd's stub: arguments of the kernel that came from elsewhere, which it takes without Secure Boot
 )
 OF_THE_IMAGE = (BOOT_PROGRAMS_PCR, 9, SIGNED_PCR, ARGUMENTS_PCR)  # PCRs that are others as soon as the image is another
-PASSWORDS = "/etc/shadow"
+PASSWORDS = ("/etc/passwd", "/etc/shadow")  # shadow(5), passwd(5): the second field of a line
+ELSEWHERE = "x"  # of /etc/passwd: the other file has it
 OWN_PARTITION = re.compile(r"boot|bios|changes|root(-[ab](-verity)?)?")  # names that are taken
 
 ARGUMENTS: dict[str, str] = {  # the kernel's: a pattern of the word -> what it lets in
@@ -38,6 +39,7 @@ ARGUMENTS: dict[str, str] = {  # the kernel's: a pattern of the word -> what it 
     r"break(?:=.*)?": "is a shell in the initrd",
     r"(?:early|e)?kgdb\w*(?:=.*)?|kdb(?:=.*)?": "is the kernel's debugger",
     r"sysrq_always_enabled(?:=.*)?|sysrq=.*": "lets whoever has a keyboard command the kernel",
+    r"sysctl[./]kernel[./]sysrq=.*": "lets whoever has a keyboard command the kernel",
     r"module\.sig_enforce=(?:0|n|off)": "takes modules that nobody signed",
 }  # fmt: skip
 
@@ -57,17 +59,22 @@ def check_tree(tree: Tree, layout: Layout) -> None:
     """Raise a Problem for a way into a protected image that lies in its files: a password, the test channel."""
     if not layout.guards:
         return
-    for line in tree.read(PASSWORDS).decode("utf-8", "replace").splitlines() if PASSWORDS in tree else ():
-        name, _, rest = line.partition(":")
-        if not rest.startswith(("*", "!")):
-            raise Problem(
-                f"a protected image has no passwords, and {PASSWORDS} has one for {name!a}",
-                f"write '*' in its place, or leave {PASSWORDS} to imagekit",
-            )
+    for path in PASSWORDS:
+        _check_passwords(path, tree.read(path) if path in tree else b"")
     agents = _agents()
     for path, entry in tree.items():
         if path == AGENT or (entry.kind == "file" and entry.sha256 in agents):
             raise Problem(f"a protected image has no test channel, and {path} is its agent", "leave the file out")
+
+
+def _check_passwords(path: str, data: bytes) -> None:
+    for line in data.decode("utf-8", "replace").splitlines():
+        name, _, rest = line.partition(":")
+        if not rest.startswith(("*", "!")) and (path, rest.partition(":")[0]) != (PASSWORDS[0], ELSEWHERE):
+            raise Problem(
+                f"a protected image has no passwords, and {path} has one for {name!a}",
+                f"write '*' in its place, or leave {path} to imagekit",
+            )
 
 
 @cache
@@ -178,13 +185,16 @@ def _check_stable(seal: Seal, layout: Layout) -> None:
 def _check_bound(seal: Seal, layout: Layout) -> None:
     """A policy that opens for others: nothing in it tells this image from what somebody else starts."""
     by_owner = layout.secure_boot and {POLICY_PCR, SIGNED_PCR} <= set(seal.pcrs)
-    by_digest = {BOOT_PROGRAMS_PCR, ARGUMENTS_PCR} <= set(seal.pcrs)
+    by_digest = {DRIVERS_PCR, BOOT_PROGRAMS_PCR, ARGUMENTS_PCR} <= set(
+        seal.pcrs
+    )  # a driver may change what comes later
     if not by_owner and not by_digest:
         raise Problem(
             f"disk: Seal(pcrs={seal.pcrs}) would open for whoever starts a program of their own, or this with other "
             f"arguments: all that it measures into PCR {SIGNED_PCR} can be measured again",
             f"secure_boot=SecureBoot() and PCRs {POLICY_PCR} and {SIGNED_PCR}: the firmware tells who signed what it "
-            f"started; or PCRs {BOOT_PROGRAMS_PCR} and {ARGUMENTS_PCR}: what that was, and what it was told",
+            f"started; or PCRs {DRIVERS_PCR}, {BOOT_PROGRAMS_PCR} and {ARGUMENTS_PCR}: what that was, drivers "
+            "before it among that, and what it was told",
         )
 
 

@@ -47,6 +47,7 @@ def seal(*, slots=1, is_signed=True, **given):
                 "single", "S", "1", "emergency", "rescue", "systemd.debug_shell", "systemd.debug-shell=1",
                 "systemd.unit=rescue.target",
                 "rd.break", "rd.shell=1", "break=mount", "kgdboc=ttyS0", "sysrq-always-enabled", "module.sig_enforce=0",
+                "sysctl.kernel.sysrq=1",
             )
         ),
         (image(cmdline="quiet -- single"), "not started with 'single'"),
@@ -61,6 +62,8 @@ def seal(*, slots=1, is_signed=True, **given):
         (image(disk=seal(pcrs=(0, 7), policy="exact")), "would open for whoever"),
         (image(disk=seal(pcrs=(4, 7, 11), is_signed=False)), "would open for whoever"),
         (image(disk=seal(pcrs=(4, 11))), "would open for whoever"),
+        (image(disk=seal(pcrs=(4, 11, 12), is_signed=False)), "would open for whoever"),
+        (image(disk=seal(pcrs=(2, 4, 11), is_signed=False)), "would open for whoever"),
         (image(disk=seal(pcrs=(7, 11, 12), slots=2)), "no update could ever open"),
         (image(disk=seal(disk="root-b")), "another partition has this name"),
         *((image(disk=seal(mount=path)), "mount=") for path in ("data", "/", "/etc/data", "/a/../b", "/a b", "/a/")),
@@ -76,7 +79,7 @@ def test_what_would_leave_a_way_in_or_none_is_refused(made, words):
 LAYOUTS = {  # each with one field that protects, and what that takes
     "verity": {"root": "squashfs", "verity": Verity()},
     "secure_boot": {"secure_boot": SecureBoot()},
-    "seal": {"seal": Seal(pcrs=(4, 11, 12))},
+    "seal": {"seal": Seal(pcrs=(2, 4, 11, 12))},
     "slots": {"slots": 2},
 }
 
@@ -124,6 +127,11 @@ def test_a_protected_tree_has_neither_passwords_nor_the_test_channel():
     for entries, words in (
         ({"/etc/shadow": file(b"root:$6$salt$hash:::::::\n")}, "'root'"),
         ({"/etc/shadow": file(b"root::::::::\n")}, "'root'"),
+        (
+            {"/etc/passwd": file(b"www:x:33:33::/:/bin/false\nroot::0:0::/root:/bin/sh\n")},
+            "/etc/passwd has one for 'root'",
+        ),
+        ({"/etc/passwd": file(b"root:xy:0:0::/root:/bin/sh\n")}, "/etc/passwd has one for 'root'"),
         ({AGENT: file(b"")}, AGENT),
         ({"/usr/bin/helper": program("agent", "aarch64")}, "/usr/bin/helper"),
     ):
