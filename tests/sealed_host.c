@@ -9,6 +9,7 @@
 #include <sys/un.h>
 
 static struct policy policy;
+static struct secret secret;
 static char disk[LONGEST];
 
 static int connect_to(const char *path)
@@ -46,15 +47,13 @@ static const char *open_old(const struct seal *seal, struct secret *secret)
 
 static const char *boot(const struct seal *seal, enum state *state)
 {
-    static struct secret secret;
     int code = pcr_read(&policy.tpm, (1U << MOST_PCRS) - 1, policy.values);
     if (!code) code = start_policy(&policy.tpm, &policy.session);
     if (code) return tpm_words(code);
     compute_policies(seal, &policy);
     const char *wrong = ask_state(&policy, state);
     if (!wrong) wrong = (*state == SEALED ? open_old : make_new)(seal, &secret);
-    if (!wrong) wrong = disown(&policy, &secret);
-    return wrong || *state != SEALED ? wrong : raise_generation(&policy, &secret);
+    return wrong ? wrong : disown(&policy, &secret);
 }
 
 int main(int argc, char **argv)
@@ -72,6 +71,7 @@ int main(int argc, char **argv)
     if (!wrong && (policy.tpm.file = connect_to(argv[1])) < 0) wrong = "no TPM";
     if (!wrong) wrong = boot(&seal, &state);
     if (policy.tpm.file > 0) wrong = leave(&seal, &policy, wrong);
+    if (!wrong && policy.is_behind) wrong = raise_generation(&policy, &secret);
     if (wrong) printf("sealed: %s\n", wrong);
     else puts(state == SEALED ? "open" : "new");
     return 0;

@@ -257,7 +257,8 @@ static const char *check_headers(const struct seal *seal, const char *device, co
     return is_other ? "another image" : is_changed ? "header" : NULL;
 }
 
-/* Whether this image has proved itself: where there are two slots, what manages them knows. */
+/* Whether this image has proved itself: where there are two slots, what manages them knows. It reads what lies on the
+   disk without a signature, so it runs when the TPM gives nothing any more. */
 static int is_proven(void)
 {
     int status = 0;
@@ -291,7 +292,6 @@ static const char *get_secret(const struct seal *seal, struct policy *policy, co
     if (!wrong && state != SEALED) wrong = begin_new(state, device);
     if (!wrong) wrong = (state == SEALED ? open_old : make_new)(seal, policy, device, secret);
     if (!wrong) wrong = disown(policy, secret);
-    if (!wrong && state == SEALED && is_proven()) wrong = raise_generation(policy, secret);
     if (wrong) return wrong;
     if (state == SEALED) event("%s unsealed", seal->disk);
     else event("%s new", seal->disk);
@@ -333,6 +333,7 @@ static const char *open_it(const struct seal *seal, const struct place *root, co
     if (!wrong) wrong = find_partition_of(seal, root, &place);
     if (!wrong) wrong = get_secret(seal, &policy, &place, &secret);
     wrong = leave(seal, &policy, wrong);
+    if (!wrong && policy.is_behind && is_proven()) wrong = raise_generation(&policy, &secret);
     close(policy.tpm.file);
     explicit_bzero(&policy.tpm, sizeof policy.tpm); /* its packets held the key */
     if (!wrong) wrong = mount_data(seal, &place, secret.key, below);

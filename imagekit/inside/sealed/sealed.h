@@ -33,7 +33,7 @@ struct policy { /* of this image, in the state that this machine is in */
     uint8_t name[2 + DIGEST];          /* of the key that signs */
     uint8_t approved[DIGEST], read[DIGEST];
     uint8_t generation[8], signature[MODULUS];
-    int has_signature, has_ticket, was_begun;
+    int has_signature, has_ticket, was_begun, is_behind; /* is_behind: an earlier generation was the last */
     struct ticket ticket;
     uint32_t session;
 };

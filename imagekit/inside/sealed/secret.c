@@ -178,22 +178,25 @@ static const char *check_index(const struct seal *seal, struct policy *policy, i
     return memcmp(nv.policy, wanted.policy, DIGEST) ? differing(seal, policy) : NULL;
 }
 
-static const char *read_generation(struct policy *policy, uint8_t generation[8])
+/* Whether the TPM has seen no later generation than the image's; an earlier one is noted, to be raised. */
+static const char *check_generation(struct policy *policy)
 {
+    uint8_t generation[8];
     int code = nv_read(&policy->tpm, GENERATION_INDEX, PASSWORD, generation, 8);
     if (code) return code == TPM_HANDLE || code == TPM_NV_UNINITIALIZED ? "generation" : tpm_words(code);
-    return memcmp(generation, policy->generation, 8) > 0 ? "generation" : NULL;
+    int order = memcmp(generation, policy->generation, 8);
+    policy->is_behind = order < 0;
+    return order > 0 ? "generation" : NULL;
 }
 
 /* The secret; what is in the way of it, or NULL. */
 const char *fetch_secret(const struct seal *seal, struct policy *policy, struct secret *secret)
 {
-    uint8_t generation[8];
     int is_open = 0, code = 0;
     const char *missing = seal->is_signed && !policy->has_signature ? find_signature(policy) : NULL;
     const char *wrong = check_index(seal, policy, &is_open);
     if (wrong || missing) return wrong ? wrong : missing;
-    wrong = read_generation(policy, generation);
+    wrong = check_generation(policy);
     if (!wrong) wrong = satisfy(seal, policy);
     if (!wrong) code = nv_read(&policy->tpm, KEY_INDEX, policy->session, secret, sizeof *secret);
     if (code) wrong = tpm_words(code);
@@ -203,9 +206,7 @@ const char *fetch_secret(const struct seal *seal, struct policy *policy, struct 
 /* Let no image of a lower generation open it any more. */
 const char *raise_generation(struct policy *policy, const struct secret *secret)
 {
-    uint8_t generation[8], password[DIGEST];
-    const char *wrong = read_generation(policy, generation);
-    if (wrong || !memcmp(generation, policy->generation, 8)) return wrong;
+    uint8_t password[DIGEST];
     make_owner(secret, password);
     int code = nv_write_owned(&policy->tpm, GENERATION_INDEX, password, policy->generation, 8);
     explicit_bzero(password, sizeof password);
