@@ -24,7 +24,7 @@ from slots_rig import (
 )  # fmt: skip
 
 from imagekit import slots, toolbox
-from imagekit.disk import updatefile
+from imagekit.disk import fatfiles, updatefile
 from imagekit.disk.updatefile import HEAD
 from imagekit.errors import Problem
 from imagekit.stores.directory import open_store
@@ -233,3 +233,56 @@ def test_an_altered_update_is_never_started(tmp_path: Path) -> None:
         with pytest.raises(Problem):
             verified(altered)
     assert verified(update).said == newer(SMALL).said
+
+
+# --- hostile boot partitions ----------------------------------------------------------------------------------------
+
+
+def patched(disk: Path, at: int, data: bytes) -> None:
+    """Other bytes in the boot partition."""
+    with disk.open("r+b") as file:
+        file.seek((1 << 20) + at)
+        file.write(data)
+
+
+def entry(disk: Path, name: bytes) -> int:
+    """Where the folder's entry of a short name lies in the boot partition."""
+    return part(disk, "boot").read(0, 1 << 20).index(name.ljust(11))
+
+
+def loop_of_clusters(disk: Path) -> None:
+    """The UKI's second cluster leads back to the first; FAT12 packs two numbers into three bytes."""
+    where = fatfiles.head(part(disk, "boot"))
+    first = int.from_bytes(part(disk, "boot").read(entry(disk, b"WEB_1   EFI") + 26, 2), "little")
+    first += first % 2
+    for table in (512, 512 + (where.root[0] - 512) // 2):
+        patched(disk, table + first * 3 // 2, ((first + 1) | first << 12).to_bytes(3, "little"))
+
+
+def folder_in_itself(disk: Path) -> None:
+    """EFI/Linux is EFI."""
+    own = part(disk, "boot").read(entry(disk, b"EFI") + 26, 2)
+    patched(disk, entry(disk, b"LINUX") + 26, own)
+
+
+HOSTILE: dict[str, tuple[Callable[[Path], None], str]] = {
+    "a loop of clusters": (loop_of_clusters, ""),  # of a file that nobody reads: what of it is in use is known
+    "a folder in itself": (folder_in_itself, "the file system of its boot partition is damaged"),
+    "no sectors": (lambda disk: patched(disk, 11, b"\0\0"), "holds no FAT that is known here"),
+    "clusters of none": (lambda disk: patched(disk, 13, b"\0"), "holds no FAT that is known here"),
+    "more sectors than there are": (lambda disk: patched(disk, 19, b"\xff\xff"), "holds no FAT that is known here"),
+    "no table": (lambda disk: patched(disk, 22, b"\0\0"), "holds no FAT that is known here"),
+    "no EFI/Linux": (lambda disk: patched(disk, entry(disk, b"LINUX"), b"\xe5"), "has no EFI/Linux"),
+}
+
+
+@pytest.mark.parametrize("what", HOSTILE)
+def test_a_hostile_boot_partition_is_refused_or_does_no_harm(tmp_path: Path, what: str) -> None:
+    spoil, words = HOSTILE[what]
+    disk, folder = ship(tmp_path / "disk", SMALL, esp=1), settings(tmp_path / "s", SMALL)
+    spoil(disk)
+    before = disk.read_bytes()
+    done = install(disk, newer(SMALL).update(), folder)
+    assert done.returncode == (1 if words else 0), done.stderr
+    assert words in done.stderr.decode()
+    assert not words or disk.read_bytes() == before

@@ -232,6 +232,25 @@ static int is_whole_disk(const struct dirent *entry)
            strncmp(name, "zram", 4);
 }
 
+/* Whether a disk has the partition that a mapped device lies on; of all disks, where there is no such device. A copy of
+   our disk, as on a stick, has the same hashes. */
+static int is_mapped(const char *disk)
+{
+    char path[LONGEST / 2];
+    int mapped = 0, found = 0;
+    for (int number = 0; number < 16; number++) {
+        snprintf(path, sizeof path, "/sys/block/dm-%d/slaves", number);
+        DIR *all = opendir(path);
+        for (struct dirent *entry; all && (entry = readdir(all));) {
+            if (*entry->d_name == '.') continue;
+            snprintf(path, sizeof path, "/sys/block/%.60s/%.60s", disk, entry->d_name);
+            mapped++, found += !access(path, F_OK);
+        }
+        if (all) closedir(all);
+    }
+    return found || !mapped;
+}
+
 /* Open the disk that the running image was started from, or this one; what is wrong, or NULL. */
 const char *find_disk(struct disk *d, const struct settings *s, const char *path)
 {
@@ -241,6 +260,7 @@ const char *find_disk(struct disk *d, const struct settings *s, const char *path
     if (path) return try_disk(d, s, path);
     int n = scandir("/sys/block", &entries, is_whole_disk, alphasort);
     for (int i = 0; i < n; i++) {
+        if (!is_mapped(entries[i]->d_name)) continue;
         snprintf(device, sizeof device, "/dev/%.200s", entries[i]->d_name);
         if (!(wrong = try_disk(d, s, device))) return NULL;
         if (d->slot) told = wrong; /* the right disk, and something else is wrong with it */

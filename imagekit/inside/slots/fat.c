@@ -83,12 +83,12 @@ static uint8_t *read_folder(const struct volume *v, uint32_t first, uint32_t *ro
     return all;
 }
 
-/* Mark what a chain reaches; two may share clusters: whoever renames a file may be interrupted between two names. */
+/* Mark what a chain reaches, and count what nobody has reached before. Two files may share clusters: whoever renames
+   one may be interrupted between two names. Each cluster is looked at once, so that no chain costs more than all. */
 static uint32_t mark(struct volume *v, uint32_t first)
 {
     uint32_t n = 0;
-    for (uint32_t c = first; is_cluster(v, c) && n <= v->clusters; c = next_cluster(v, v->table, c), n++)
-        v->used[c] = 1;
+    for (uint32_t c = first; is_cluster(v, c) && !v->used[c]; c = next_cluster(v, v->table, c), n++) v->used[c] = 1;
     return n;
 }
 
@@ -104,9 +104,9 @@ static const char *mark_folder(struct volume *v, uint32_t first, int depth, uint
     for (uint32_t i = 0; !wrong && i < rows && all[i * ROW]; i++) {
         const uint8_t *row = all + (size_t)i * ROW;
         if (!is_short(row) || *row == '.') continue;
+        uint32_t reached = mark(v, first_of(row));
         if (!(*left)--) wrong = DAMAGED;
-        else if (first_of(row) && mark(v, first_of(row)) > v->clusters) wrong = DAMAGED;
-        else if (row[11] & FOLDER) wrong = mark_folder(v, first_of(row), depth - 1, left);
+        else if (row[11] & FOLDER) wrong = reached ? mark_folder(v, first_of(row), depth - 1, left) : DAMAGED;
     }
     if (all) free(all), free(where);
     return wrong;
@@ -125,7 +125,7 @@ const char *open_volume(struct volume *v, int disk, struct extent extent)
     v->table = malloc(v->fat_size + 4);
     v->used = calloc(v->clusters + 2, 1);
     if (!v->table || !v->used || load(disk, v->table, v->fat_size, v->fat)) return "its boot partition cannot be read";
-    if (v->bits == 32 && mark(v, v->root_cluster) > v->clusters) return DAMAGED;
+    mark(v, v->root_cluster);
     return mark_folder(v, 0, DEEPEST, &left);
 }
 

@@ -33,9 +33,9 @@ static int running(void)
 }
 
 /* Find it, however slow the disk comes. */
-static const char *find_running(void)
+static const char *find_running(int seconds)
 {
-    int64_t end = milliseconds() + DISK_PATIENCE * 1000;
+    int64_t end = milliseconds() + seconds * 1000;
     const char *wrong;
     while ((wrong = find_disk(&disk, &settings, NULL)) && milliseconds() < end) usleep(100000);
     return wrong;
@@ -117,7 +117,7 @@ int watch(char **words)
 {
     (void)words;
     if (!read_settings(&settings, "/etc/imagekit", "/proc/cmdline")) return 1;
-    const char *wrong = find_running();
+    const char *wrong = find_running(DISK_PATIENCE);
     if (wrong) complain("updates are not possible: %s", wrong);
     if (wrong || disk.uki[running()].left < 0) return !!wrong;
     event("slot trying %s_%s: %d tries left", settings.name, settings.version, disk.uki[running()].left);
@@ -131,7 +131,7 @@ int is_blessed(char **words)
 {
     (void)words;
     if (!read_settings(&settings, "/etc/imagekit", "/proc/cmdline")) return 2;
-    const char *wrong = find_running();
+    const char *wrong = find_running(0); /* the root, or the sealed disk, was found on it before */
     if (wrong) complain("updates are not possible: %s", wrong);
     return wrong ? 2 : disk.uki[running()].left >= 0;
 }
