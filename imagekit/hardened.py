@@ -68,7 +68,7 @@ def check_tree(tree: Tree, layout: Layout) -> None:
 
 
 def _check_passwords(path: str, data: bytes) -> None:
-    for line in data.decode("utf-8", "replace").splitlines():
+    for line in filter(None, data.decode("utf-8", "replace").splitlines()):
         name, _, rest = line.partition(":")
         if not rest.startswith(("*", "!")) and (path, rest.partition(":")[0]) != (PASSWORDS[0], ELSEWHERE):
             raise Problem(

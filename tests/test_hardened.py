@@ -123,7 +123,7 @@ def test_a_shell_for_whoever_comes_by_is_found(command, found):
 
 def test_a_protected_tree_has_neither_passwords_nor_the_test_channel():
     layout = Layout(**GUARDED)
-    hardened.check_tree(Tree({"/etc/shadow": file(b"root:*:::::::\nwww:!:::::::\n")}), layout)
+    hardened.check_tree(Tree({"/etc/shadow": file(b"root:*:::::::\n\nwww:!:::::::\n")}), layout)
     for entries, words in (
         ({"/etc/shadow": file(b"root:$6$salt$hash:::::::\n")}, "'root'"),
         ({"/etc/shadow": file(b"root::::::::\n")}, "'root'"),
