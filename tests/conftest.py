@@ -11,7 +11,7 @@ import depot_rig
 import fake_rig
 import pytest
 import toys
-from xdist.scheduler import WorkStealingScheduling
+from xdist.scheduler import LoadFileScheduling
 
 from imagekit import inuse, matrix, plugs, site
 from imagekit.guest import Guest, Rig
@@ -26,8 +26,14 @@ for number, handler in USUAL.items():  # a job in a shell's background begins ot
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Plain -n gives each worker files that lie together, whose fixtures are made once, and never lets one idle."""
-    return WorkStealingScheduling(config, log) if config.getoption("dist") == "load" else None
+    """Plain -n gives a file to one worker, which makes its machines once and has its tests in their order.
+
+    The files come in theirs, too: those at the end are short, so that no worker waits long for the other.
+    """
+    if config.getoption("dist") != "load":
+        return None
+    config.option.loadscopereorder = False
+    return LoadFileScheduling(config, log)
 
 
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
