@@ -31,7 +31,8 @@ HOSTILE = [
 ]  # fmt: skip
 RECORDER = """#!/bin/sh
 printf '%s\\0' "$@" >$CACHE_DIRECTORY/words
-cat "$3" >$CACHE_DIRECTORY/key
+cat "$3" >$CACHE_DIRECTORY/draft
+mv $CACHE_DIRECTORY/draft $CACHE_DIRECTORY/key # whole when it is there: a test waits for it
 exec /usr/bin/busybox sleep 100000
 """
 
