@@ -28,13 +28,8 @@ class Loaded(NamedTuple):
 def find(disk: Sparse, *, arch: str) -> Loaded:
     """Kernel, initrd and arguments of a disk; raises Problem that says what its firmware would miss."""
     path = f"EFI/BOOT/BOOT{ARCHES[arch].efi}.EFI"
-    missing = []
-    for name, read in _volumes(disk):
-        try:
-            files = read()
-        except Problem as problem:
-            missing.append(f"{name}: {problem.message}")
-            continue
+    missing: list[str] = []
+    for name, files in _readable(disk, missing):
         if path in files:
             data = files[slots.first(files) or path].read()
             if (found := pe.machine(data, what=path)) == arch:
@@ -53,19 +48,25 @@ def programs(disk: Sparse) -> dict[str, bytes]:
 
     Raises Problem when there is none.
     """
-    missing = []
-    for name, read in _volumes(disk):
-        try:
-            files = read()
-        except Problem as problem:
-            missing.append(f"{name}: {problem.message}")
-            continue
+    missing: list[str] = []
+    for name, files in _readable(disk, missing):
         for arch in ARCHES.values():
             if (path := f"EFI/BOOT/BOOT{arch.efi}.EFI") in files:
                 started = dict.fromkeys(filter(None, (path, slots.first(files))))
                 return {each: files[each].read() for each in started}
         missing.append(f"{name}: no EFI/BOOT/BOOT*.EFI")
     raise Problem("UEFI would start nothing from this disk: " + ("; ".join(missing) or "it has no partition"))
+
+
+def _readable(disk: Sparse, missing: list[str]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """The files of each file system that firmware looks into; what is wrong with the others is added to `missing`."""
+    for name, read in _volumes(disk):
+        try:
+            files = read()
+        except Problem as problem:
+            missing.append(f"{name}: {problem.message}")
+            continue
+        yield name, files
 
 
 def _volumes(disk: Sparse) -> Iterator[tuple[str, Callable[[], Mapping[str, Any]]]]:
